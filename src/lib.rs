@@ -1,0 +1,4 @@
+//! Outpost: a remote control plane for service meshes.
+
+pub mod proto;
+pub mod xds;

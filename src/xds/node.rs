@@ -1,0 +1,257 @@
+//! Who a client says it is.
+
+use super::wire::{Field, Fields, Value, WireError, Writer};
+use bytes::Bytes;
+use serde_json::Value as Json;
+
+/// A node as a client stated it. Its fields are claims, not identity.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Node {
+    pub id: String,
+    pub cluster: String,
+    /// The metadata as JSON; `null` where there is none.
+    pub metadata: Json,
+    pub region: String,
+    pub zone: String,
+    pub sub_zone: String,
+    pub user_agent_name: String,
+    pub client_features: Vec<String>,
+    /// Every field but the extensions, as they stood on the wire.
+    pub head: Bytes,
+    /// The extensions as they stood on the wire: 61 kB from every Envoy, and
+    /// equal for all of one build, so the owner interns them.
+    pub extensions: Bytes,
+}
+
+/// What a node may be at most. Both are flags.
+#[derive(Clone, Copy, Debug)]
+pub struct NodeLimits {
+    /// Size of the metadata on the wire.
+    pub metadata_bytes: usize,
+    /// Nesting of the metadata.
+    pub metadata_depth: usize,
+}
+
+impl Default for NodeLimits {
+    fn default() -> Self {
+        Self { metadata_bytes: 1 << 20, metadata_depth: 32 }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NodeError {
+    #[error("node: {0}")]
+    Wire(#[from] WireError),
+    #[error("node.metadata has {bytes} bytes, more than the limit of {limit}; send less or raise --max-metadata-bytes")]
+    MetadataBytes { bytes: usize, limit: usize },
+    #[error("node.metadata is nested deeper than the limit of {limit}; send it flatter or raise --max-metadata-depth")]
+    MetadataDepth { limit: usize },
+}
+
+mod field {
+    pub(super) const ID: u32 = 1;
+    pub(super) const CLUSTER: u32 = 2;
+    pub(super) const METADATA: u32 = 3;
+    pub(super) const LOCALITY: u32 = 4;
+    pub(super) const USER_AGENT_NAME: u32 = 6;
+    pub(super) const EXTENSIONS: u32 = 9;
+    pub(super) const CLIENT_FEATURES: u32 = 10;
+}
+
+impl Node {
+    pub fn read(message: Bytes, limits: NodeLimits) -> Result<Self, NodeError> {
+        let mut node = Self::default();
+        let mut head = Vec::new();
+        let mut extensions = Vec::new();
+        for item in Fields::new(message) {
+            let item = item?;
+            let kept = if item.number == field::EXTENSIONS { &mut extensions } else { &mut head };
+            kept.extend_from_slice(&item.raw);
+            match item.number {
+                field::ID => node.id = item.string()?,
+                field::CLUSTER => node.cluster = item.string()?,
+                field::METADATA => node.metadata = read_metadata(item.bytes()?, limits)?,
+                field::LOCALITY => node.read_locality(item.bytes()?)?,
+                field::USER_AGENT_NAME => node.user_agent_name = item.string()?,
+                field::CLIENT_FEATURES => node.client_features.push(item.string()?),
+                _ => {}
+            }
+        }
+        node.head = head.into();
+        node.extensions = extensions.into();
+        Ok(node)
+    }
+
+    fn read_locality(&mut self, message: Bytes) -> Result<(), WireError> {
+        for item in Fields::new(message) {
+            let item = item?;
+            match item.number {
+                1 => self.region = item.string()?,
+                2 => self.zone = item.string()?,
+                3 => self.sub_zone = item.string()?,
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// The whole message, every field the client sent included (C-021).
+    pub fn message(&self) -> Bytes {
+        [&self.head[..], &self.extensions[..]].concat().into()
+    }
+
+    /// Declared `feature`, in any of the spellings in use (C-024): with the
+    /// prefix `xds.config.` or `envoy.config.`, with `supports-` or without.
+    pub fn declares(&self, feature: &str) -> bool {
+        self.client_features.iter().any(|declared| {
+            declared
+                .strip_prefix("xds.config.")
+                .or_else(|| declared.strip_prefix("envoy.config."))
+                .map(|rest| rest.strip_prefix("supports-").unwrap_or(rest))
+                == Some(feature)
+        })
+    }
+
+    /// The feature of wrapping a resource in SotW (C-024, C-129).
+    pub fn takes_wrapped_resources(&self) -> bool {
+        self.declares("resource-in-sotw")
+    }
+
+    /// The feature of heartbeats (C-024, C-130).
+    pub fn takes_heartbeats(&self) -> bool {
+        self.declares("resource-ttl")
+    }
+
+    /// A text at `path` within the metadata.
+    pub fn metadata_text(&self, path: &[&str]) -> Option<&str> {
+        path.iter().try_fold(&self.metadata, |value, key| value.get(key))?.as_str()
+    }
+}
+
+fn read_metadata(message: Bytes, limits: NodeLimits) -> Result<Json, NodeError> {
+    if message.len() > limits.metadata_bytes {
+        return Err(NodeError::MetadataBytes { bytes: message.len(), limit: limits.metadata_bytes });
+    }
+    read_struct(message, limits.metadata_depth, limits)
+}
+
+fn read_struct(message: Bytes, depth: usize, limits: NodeLimits) -> Result<Json, NodeError> {
+    let Some(below) = depth.checked_sub(1) else {
+        return Err(NodeError::MetadataDepth { limit: limits.metadata_depth });
+    };
+    let mut fields = serde_json::Map::new();
+    for item in Fields::new(message) {
+        let item = item?;
+        if item.number != 1 {
+            continue;
+        }
+        let (mut key, mut value) = (String::new(), Json::Null);
+        for part in Fields::new(item.bytes()?) {
+            let part = part?;
+            match part.number {
+                1 => key = part.string()?,
+                2 => value = read_value(part.bytes()?, below, limits)?,
+                _ => {}
+            }
+        }
+        fields.insert(key, value);
+    }
+    Ok(Json::Object(fields))
+}
+
+fn read_value(message: Bytes, depth: usize, limits: NodeLimits) -> Result<Json, NodeError> {
+    let mut json = Json::Null;
+    for item in Fields::new(message) {
+        json = match item? {
+            Field { number: 2, value: Value::Fixed64(bits), .. } => f64::from_bits(bits).into(),
+            item @ Field { number: 3, .. } => Json::String(item.string()?),
+            Field { number: 4, value: Value::Varint(flag), .. } => Json::Bool(flag != 0),
+            item @ Field { number: 5, .. } => read_struct(item.bytes()?, depth, limits)?,
+            item @ Field { number: 6, .. } => read_list(item.bytes()?, depth, limits)?,
+            _ => continue,
+        };
+    }
+    Ok(json)
+}
+
+fn read_list(message: Bytes, depth: usize, limits: NodeLimits) -> Result<Json, NodeError> {
+    let Some(below) = depth.checked_sub(1) else {
+        return Err(NodeError::MetadataDepth { limit: limits.metadata_depth });
+    };
+    let mut items = Vec::new();
+    for item in Fields::new(message) {
+        let item = item?;
+        if item.number == 1 {
+            items.push(read_value(item.bytes()?, below, limits)?);
+        }
+    }
+    Ok(Json::Array(items))
+}
+
+/// Writes JSON as the fields of a `google.protobuf.Struct`; what is no object
+/// writes nothing.
+pub fn write_struct(json: &Json, out: &mut Writer) {
+    let Json::Object(fields) = json else { return };
+    for (key, value) in fields {
+        out.message(1, |entry| {
+            entry.string(1, key);
+            entry.message(2, |out| write_value(value, out));
+        });
+    }
+}
+
+fn write_value(json: &Json, out: &mut Writer) {
+    match json {
+        Json::Null => out.raw(&[0x08, 0]),
+        Json::Bool(flag) => out.raw(&[0x20, u8::from(*flag)]),
+        Json::Number(number) => {
+            out.raw(&[0x11]);
+            out.raw(&number.as_f64().unwrap_or(f64::NAN).to_le_bytes());
+        }
+        Json::String(text) => out.bytes(3, text.as_bytes()),
+        Json::Object(_) => out.message(5, |out| write_struct(json, out)),
+        Json::Array(items) => out.message(6, |out| {
+            for item in items {
+                out.message(1, |out| write_value(item, out));
+            }
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn node(metadata: &Json) -> Bytes {
+        let mut out = Writer::default();
+        out.string(1, "n1");
+        out.message(3, |out| write_struct(metadata, out));
+        out.string(9, "an extension");
+        out.string(10, "xds.config.supports-resource-in-sotw");
+        out.string(2047, "unknown");
+        out.finish()
+    }
+
+    #[test]
+    fn reads_what_it_writes_and_keeps_the_rest() {
+        let metadata = json!({"NAMESPACE": "shop", "LABELS": {"app": "a"}, "n": [1.5, true, null, "x"]});
+        let message = node(&metadata);
+        let read = Node::read(message.clone(), NodeLimits::default()).unwrap();
+        assert_eq!(read.metadata, metadata);
+        assert_eq!(read.metadata_text(&["LABELS", "app"]), Some("a"));
+        assert!(read.takes_wrapped_resources());
+        assert!(!read.takes_heartbeats());
+        assert_eq!(read.message().len(), message.len());
+        assert!(read.head.windows(7).any(|window| window == b"unknown"));
+    }
+
+    #[test]
+    fn depth_is_limited() {
+        let deep = (0..40).fold(json!("x"), |inner, _| json!({"k": inner}));
+        let limits = NodeLimits::default();
+        assert_eq!(Node::read(node(&deep), limits), Err(NodeError::MetadataDepth { limit: 32 }));
+        let deep = (0..40).fold(json!("x"), |inner, _| json!([inner]));
+        assert!(Node::read(node(&json!({"k": deep})), limits).is_err());
+    }
+}
