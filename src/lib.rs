@@ -1,4 +1,7 @@
 //! Outpost: a remote control plane for service meshes.
 
+pub mod clock;
+pub mod content;
 pub mod proto;
+pub mod session;
 pub mod xds;

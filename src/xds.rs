@@ -20,7 +20,7 @@ pub mod wire;
 pub use ask::{Ask, AskError, Change, Limits};
 pub use name::{Glob, Name};
 pub use node::Node;
-pub use time::Moment;
+pub use time::{Moment, Timing};
 pub use types::{Kind, TypeUrl, Variant};
 
 use bytes::Bytes;

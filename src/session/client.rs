@@ -1,0 +1,1 @@
+//! Our stream on one control plane, as a value.

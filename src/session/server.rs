@@ -1,0 +1,1 @@
+//! One sidecar's stream, as a value.
