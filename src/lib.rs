@@ -2,6 +2,7 @@
 
 pub mod clock;
 pub mod content;
+pub mod group;
 pub mod proto;
 pub mod session;
 pub mod xds;

@@ -103,29 +103,45 @@ impl Node {
     /// Declared `feature`, in any of the spellings in use (C-024): with the
     /// prefix `xds.config.` or `envoy.config.`, with `supports-` or without.
     pub fn declares(&self, feature: &str) -> bool {
-        self.client_features.iter().any(|declared| {
-            declared
-                .strip_prefix("xds.config.")
-                .or_else(|| declared.strip_prefix("envoy.config."))
-                .map(|rest| rest.strip_prefix("supports-").unwrap_or(rest))
-                == Some(feature)
-        })
+        self.client_features.iter().any(|declared| feature_name(declared) == Some(feature))
+    }
+
+    /// The declared features that are not about the envelope (C-024): what an
+    /// upstream may tailor resources to. Sorted, without duplicates.
+    pub fn other_features(&self) -> Vec<&str> {
+        let mut others: Vec<_> = self
+            .client_features
+            .iter()
+            .map(String::as_str)
+            .filter(|declared| !matches!(feature_name(declared), Some(WRAPPED | HEARTBEATS)))
+            .collect();
+        others.sort_unstable();
+        others.dedup();
+        others
     }
 
     /// The feature of wrapping a resource in SotW (C-024, C-129).
     pub fn takes_wrapped_resources(&self) -> bool {
-        self.declares("resource-in-sotw")
+        self.declares(WRAPPED)
     }
 
     /// The feature of heartbeats (C-024, C-130).
     pub fn takes_heartbeats(&self) -> bool {
-        self.declares("resource-ttl")
+        self.declares(HEARTBEATS)
     }
 
     /// A text at `path` within the metadata.
     pub fn metadata_text(&self, path: &[&str]) -> Option<&str> {
         path.iter().try_fold(&self.metadata, |value, key| value.get(key))?.as_str()
     }
+}
+
+const WRAPPED: &str = "resource-in-sotw";
+const HEARTBEATS: &str = "resource-ttl";
+
+fn feature_name(declared: &str) -> Option<&str> {
+    let rest = declared.strip_prefix("xds.config.").or_else(|| declared.strip_prefix("envoy.config."))?;
+    Some(rest.strip_prefix("supports-").unwrap_or(rest))
 }
 
 fn read_metadata(message: Bytes, limits: NodeLimits) -> Result<Json, NodeError> {
