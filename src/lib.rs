@@ -1,6 +1,7 @@
 //! Outpost: a remote control plane for service meshes.
 
 pub mod clock;
+pub mod config;
 pub mod content;
 pub mod group;
 pub mod proto;

@@ -1,0 +1,169 @@
+//! What an operator asked for, checked: immutable, typed, whole.
+//!
+//! [`Flags`] are the command line and the environment as they stand, all
+//! text. [`Config::check`] makes a [`Config`] of them, or names every
+//! [`Problem`] at once: what is wrong, where, and what to do.
+//!
+//! Nothing else in this program reads the environment.
+
+mod address;
+mod check;
+mod flags;
+mod units;
+
+pub use address::{Endpoint, Listen};
+pub use check::{Problem, Problems};
+pub use flags::Flags;
+
+use crate::group::Rules;
+use crate::xds::node::NodeLimits;
+use crate::xds::{Limits, TypeUrl};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Everything `outpost serve` needs.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// `ControlPlane.identifier` of every response.
+    pub identifier: String,
+    pub downstream: Downstream,
+    pub upstream: Upstream,
+    /// Node and identity → group.
+    pub rules: Arc<Rules>,
+    pub protocol: Protocol,
+    pub admin: Admin,
+    pub log: Log,
+}
+
+/// The side towards sidecars.
+#[derive(Clone, Debug)]
+pub struct Downstream {
+    /// At least one.
+    pub listen: Vec<Listen>,
+    /// `None`: plaintext.
+    pub tls: Option<ServerTls>,
+    pub limits: PeerLimits,
+    /// Streams end, spread over this time, after a request to stop.
+    pub drain: Duration,
+}
+
+/// Files are re-read when they change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerTls {
+    pub certificate: PathBuf,
+    pub key: PathBuf,
+    /// Whom we trust to name clients. `None`: clients are anonymous.
+    pub client_ca: Option<PathBuf>,
+    /// A client without certificate is refused.
+    pub client_required: bool,
+}
+
+/// What one peer may do at most.
+#[derive(Clone, Copy, Debug)]
+pub struct PeerLimits {
+    pub streams_per_connection: u32,
+    /// One received message.
+    pub message_bytes: usize,
+    pub ask: Limits,
+    pub node: NodeLimits,
+}
+
+/// The managed control plane.
+#[derive(Clone, Debug)]
+pub struct Upstream {
+    /// Sorted by priority; 0 is tried first. At least one.
+    pub endpoints: Vec<Endpoint>,
+    /// `None`: plaintext.
+    pub tls: Option<ClientTls>,
+    /// Sent as `authorization: Bearer …` on each stream; re-read on change.
+    pub token_file: Option<PathBuf>,
+    /// Sent with each stream; names in lower case.
+    pub metadata: Vec<(String, String)>,
+    pub speak: Speak,
+    /// HTTP/2 connections to begin with; it grows to 8 where streams run out.
+    pub connections: usize,
+}
+
+/// Files are re-read when they change.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ClientTls {
+    /// `None`: the system's roots.
+    pub ca: Option<PathBuf>,
+    pub certificate: Option<PathBuf>,
+    pub key: Option<PathBuf>,
+    /// The name to verify instead of the address's host.
+    pub server_name: Option<String>,
+}
+
+/// Which variant to speak upstream.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Speak {
+    /// Delta, and SotW where the server lacks it.
+    #[default]
+    Auto,
+    Delta,
+    Sotw,
+}
+
+/// Choices that the protocol leaves open.
+#[derive(Clone, Debug)]
+pub struct Protocol {
+    /// For whom an empty first subscription means nothing, not `*` (C-067).
+    pub no_legacy_wildcard: Vec<NoWildcard>,
+    pub trust_initial_versions: TrustVersions,
+    /// A cold name whose upstream cannot answer gets `resource_errors` UNAVAILABLE (T-10).
+    pub cold_errors: bool,
+    /// A first request may lack the node or its id (C-006).
+    pub allow_nodeless: bool,
+    /// Responses above this are split where the variant and type allow (C-172).
+    pub split_bytes: usize,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NoWildcard {
+    Type(TypeUrl),
+    /// Prefix of `user_agent_name`.
+    Agent(String),
+}
+
+/// Which stated versions spare a re-send on a new delta stream (C-094).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TrustVersions {
+    None,
+    /// Those of resources that only the wildcard covers.
+    #[default]
+    Wildcard,
+    All,
+}
+
+/// Where operators look in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Admin {
+    pub address: SocketAddr,
+    /// The address was asked for, so that another one will not do.
+    pub asked: bool,
+}
+
+impl Admin {
+    /// The address when none is asked for.
+    pub const DEFAULT: &'static str = "127.0.0.1:19901";
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Log {
+    pub format: LogFormat,
+    /// A level, or a filter as `tracing` reads it: `info,outpost::upstream=debug`.
+    pub filter: String,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogFormat {
+    #[default]
+    Text,
+    Json,
+}
+
+#[cfg(test)]
+mod tests;

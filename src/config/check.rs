@@ -1,0 +1,275 @@
+//! From flags to a [`Config`], or to everything that is wrong with them.
+
+use super::{
+    Admin, ClientTls, Config, Downstream, Endpoint, Flags, Listen, Log, LogFormat, NoWildcard, PeerLimits, Protocol,
+    ServerTls, Speak, TrustVersions, Upstream, units,
+};
+use crate::group::{Grouping, Rules, Secrets, SharedNode};
+use crate::xds::node::NodeLimits;
+use crate::xds::{Limits, TypeUrl};
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// One thing that is wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// The flag, with what was given for it.
+    pub at: String,
+    /// What is wrong and what to do.
+    pub what: String,
+}
+
+/// Everything that is wrong; at least one.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub struct Problems(pub Vec<Problem>);
+
+impl fmt::Display for Problems {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the configuration is not valid:")?;
+        self.0.iter().try_for_each(|problem| write!(f, "\n  {} {}", problem.at, problem.what))
+    }
+}
+
+impl Config {
+    /// Checks all flags, and that the files they name can be read.
+    pub fn check(flags: &Flags) -> Result<Self, Problems> {
+        let mut check = Check::default();
+        let config = Self {
+            identifier: flags.identifier.clone(),
+            downstream: check.downstream(flags),
+            upstream: check.upstream(flags),
+            rules: Arc::new(check.rules(flags)),
+            protocol: check.protocol(flags),
+            admin: check.admin(flags.admin.as_deref()),
+            log: check.log(flags),
+        };
+        if check.problems.is_empty() { Ok(config) } else { Err(Problems(check.problems)) }
+    }
+}
+
+/// Collects problems; a value that is wrong becomes its default meanwhile.
+#[derive(Default)]
+struct Check {
+    problems: Vec<Problem>,
+}
+
+impl Check {
+    fn problem(&mut self, at: impl Into<String>, what: impl Into<String>) {
+        self.problems.push(Problem { at: at.into(), what: what.into() });
+    }
+
+    fn take<T>(&mut self, flag: &str, text: &str, parsed: Result<T, String>) -> Option<T> {
+        parsed.map_err(|what| self.problem(format!("{flag} {text:?}"), what)).ok()
+    }
+
+    fn one_of<T: Copy + Default>(&mut self, flag: &str, text: &str, choices: &[(&str, T)]) -> T {
+        let found = choices.iter().find(|(name, _)| *name == text).map(|(_, value)| *value);
+        let names: Vec<_> = choices.iter().map(|(name, _)| *name).collect();
+        let found = found.ok_or_else(|| format!("is none of {}", names.join(", ")));
+        self.take(flag, text, found).unwrap_or_default()
+    }
+
+    fn count(&mut self, flag: &str, text: &str, least: usize, most: usize) -> usize {
+        self.take(flag, text, units::count(text, least, most)).unwrap_or(least)
+    }
+
+    fn bytes(&mut self, flag: &str, text: &str) -> usize {
+        self.take(flag, text, units::bytes(text)).unwrap_or(1)
+    }
+
+    fn pair(&mut self, flag: &str, text: &str) -> Option<(String, String)> {
+        let pair = text.split_once('=').filter(|(key, _)| !key.is_empty());
+        let pair = pair.map(|(key, value)| (key.to_owned(), value.to_owned()));
+        self.take(flag, text, pair.ok_or_else(|| "is no KEY=VALUE".into()))
+    }
+
+    /// A file that can be read now; it may change later.
+    fn file(&mut self, flag: &str, path: &Option<String>) -> Option<PathBuf> {
+        let path = path.as_ref()?;
+        match std::fs::metadata(path).and_then(|meta| std::fs::File::open(path).map(|_| meta)) {
+            Ok(meta) if meta.is_dir() => self.problem(format!("{flag} {path:?}"), "is a directory; name a file"),
+            Ok(_) => {}
+            Err(error) => self.problem(
+                format!("{flag} {path:?}"),
+                format!("cannot be read ({error}); name a file that this user may read"),
+            ),
+        }
+        Some(path.into())
+    }
+
+    fn downstream(&mut self, flags: &Flags) -> Downstream {
+        let mut listen: Vec<Listen> = Vec::new();
+        for text in &flags.listen {
+            let Some(address) = self.take("--listen", text, Listen::parse(text)) else { continue };
+            let ephemeral = matches!(&address, Listen::Tcp(address) if address.port() == 0);
+            if listen.contains(&address) && !ephemeral {
+                self.problem(format!("--listen {text:?}"), "is given twice; leave one out");
+            }
+            listen.push(address);
+        }
+        Downstream {
+            listen,
+            tls: self.server_tls(flags),
+            limits: self.limits(flags),
+            drain: self.take("--drain", &flags.drain, units::span(&flags.drain)).unwrap_or_default(),
+        }
+    }
+
+    fn server_tls(&mut self, flags: &Flags) -> Option<ServerTls> {
+        let certificate = self.file("--tls-cert", &flags.tls_cert);
+        let key = self.file("--tls-key", &flags.tls_key);
+        let client_ca = self.file("--client-ca", &flags.client_ca);
+        let modes = [("required", true), ("optional", false)];
+        let client_required = self.one_of("--client-auth", &flags.client_auth, &modes);
+        match (certificate, key) {
+            (Some(certificate), Some(key)) => Some(ServerTls { certificate, key, client_ca, client_required }),
+            (Some(_), None) => {
+                self.problem("--tls-cert", "is given without its key; add --tls-key");
+                None
+            }
+            (None, Some(_)) => {
+                self.problem("--tls-key", "is given without its certificate; add --tls-cert");
+                None
+            }
+            (None, None) => {
+                if client_ca.is_some() {
+                    self.problem("--client-ca", "verifies clients by TLS; add --tls-cert and --tls-key");
+                }
+                None
+            }
+        }
+    }
+
+    fn limits(&mut self, flags: &Flags) -> PeerLimits {
+        let streams = self.count("--max-streams", &flags.max_streams, 1, 1_000_000);
+        PeerLimits {
+            streams_per_connection: u32::try_from(streams).unwrap_or(u32::MAX),
+            message_bytes: self.bytes("--max-message-bytes", &flags.max_message_bytes),
+            ask: Limits {
+                names: self.count("--max-names", &flags.max_names, 1, 100_000_000),
+                name_bytes: self.bytes("--max-name-bytes", &flags.max_name_bytes),
+            },
+            node: NodeLimits {
+                metadata_bytes: self.bytes("--max-metadata-bytes", &flags.max_metadata_bytes),
+                // Deeper metadata would be read by recursion without end.
+                metadata_depth: self.count("--max-metadata-depth", &flags.max_metadata_depth, 1, 200),
+            },
+        }
+    }
+
+    fn upstream(&mut self, flags: &Flags) -> Upstream {
+        let mut endpoints = Vec::new();
+        // The environment has one value for all priorities: blanks separate them.
+        let priorities = flags.upstream.iter().flat_map(|text| text.split_whitespace());
+        for (priority, equal) in priorities.enumerate() {
+            for text in equal.split(',') {
+                endpoints.extend(self.take("--upstream", text, Endpoint::parse(text, priority)));
+            }
+        }
+        if flags.upstream.iter().all(|text| text.trim().is_empty()) {
+            self.problem("--upstream", "is missing; name the control plane, such as --upstream istiod.example:15012");
+        }
+        let tls = self.client_tls(flags);
+        let token_file = self.file("--upstream-token-file", &flags.upstream_token_file);
+        if token_file.is_some() && tls.is_none() {
+            self.problem("--upstream-token-file", "would be sent in plain text; add --upstream-tls or --upstream-ca");
+        }
+        let variants = [("auto", Speak::Auto), ("delta", Speak::Delta), ("sotw", Speak::Sotw)];
+        Upstream {
+            endpoints,
+            tls,
+            token_file,
+            metadata: self.metadata(flags),
+            speak: self.one_of("--upstream-variant", &flags.upstream_variant, &variants),
+            connections: self.count("--upstream-connections", &flags.upstream_connections, 1, 8),
+        }
+    }
+
+    fn client_tls(&mut self, flags: &Flags) -> Option<ClientTls> {
+        let tls = ClientTls {
+            ca: self.file("--upstream-ca", &flags.upstream_ca),
+            certificate: self.file("--upstream-cert", &flags.upstream_cert),
+            key: self.file("--upstream-key", &flags.upstream_key),
+            server_name: flags.upstream_server_name.clone(),
+        };
+        if tls.certificate.is_some() != tls.key.is_some() {
+            self.problem("--upstream-cert", "and --upstream-key belong together; give both or none");
+        }
+        (flags.upstream_tls || tls != ClientTls::default()).then_some(tls)
+    }
+
+    fn metadata(&mut self, flags: &Flags) -> Vec<(String, String)> {
+        let mut metadata = Vec::new();
+        for text in &flags.upstream_metadata {
+            let Some((key, value)) = self.pair("--upstream-metadata", text) else { continue };
+            let key = key.to_ascii_lowercase();
+            let bad = http::HeaderName::from_bytes(key.as_bytes()).is_err()
+                || http::HeaderValue::from_str(&value).is_err()
+                || key.starts_with("grpc-")
+                || key.ends_with("-bin")
+                || ["content-type", "te"].contains(&key.as_str());
+            if bad {
+                self.problem(format!("--upstream-metadata {text:?}"), "is no request metadata that gRPC lets us set");
+            }
+            metadata.push((key, value));
+        }
+        metadata
+    }
+
+    fn rules(&mut self, flags: &Flags) -> Rules {
+        let grouping = flags.group.parse::<Grouping>().map_err(|error| error.to_string());
+        let grouping = self.take("--group", &flags.group, grouping);
+        let modes = [("identity", Secrets::Identity), ("trustNetwork", Secrets::TrustNetwork)];
+        let secrets = self.one_of("--secrets", &flags.secrets, &modes);
+        let pairs = flags.shared_node_metadata.iter();
+        let metadata = pairs.filter_map(|text| self.pair("--shared-node-metadata", text)).collect();
+        let shared = SharedNode { id: flags.shared_node_id.clone(), metadata };
+        let Some(grouping) = grouping else { return Rules::default() };
+        let rules = Rules::new(grouping, secrets, shared).map_err(|error| error.to_string());
+        self.take("--shared-node-id", flags.shared_node_id.as_deref().unwrap_or_default(), rules).unwrap_or_default()
+    }
+
+    fn protocol(&mut self, flags: &Flags) -> Protocol {
+        let trust = [("none", TrustVersions::None), ("wildcard", TrustVersions::Wildcard), ("all", TrustVersions::All)];
+        let mut no_legacy_wildcard = Vec::new();
+        for text in &flags.no_legacy_wildcard {
+            no_legacy_wildcard.extend(self.take("--no-legacy-wildcard", text, no_wildcard(text)));
+        }
+        Protocol {
+            no_legacy_wildcard,
+            trust_initial_versions: self.one_of("--trust-initial-versions", &flags.trust_initial_versions, &trust),
+            cold_errors: flags.cold_errors,
+            allow_nodeless: flags.allow_nodeless,
+            split_bytes: self.bytes("--split-bytes", &flags.split_bytes),
+        }
+    }
+
+    fn admin(&mut self, given: Option<&str>) -> Admin {
+        let text = given.unwrap_or(Admin::DEFAULT);
+        let address = text.parse().map_err(|_| "is no IP:PORT".to_string());
+        let address = self.take("--admin", text, address).unwrap_or_else(|| ([127, 0, 0, 1], 0).into());
+        Admin { address, asked: given.is_some() }
+    }
+
+    fn log(&mut self, flags: &Flags) -> Log {
+        let formats = [("text", LogFormat::Text), ("json", LogFormat::Json)];
+        let filter = flags.log_level.parse::<tracing_subscriber::filter::Targets>();
+        let filter =
+            filter.map_err(|_| "is no level and no filter; write info, or info,outpost::upstream=debug".into());
+        self.take("--log-level", &flags.log_level, filter);
+        Log { format: self.one_of("--log-format", &flags.log_format, &formats), filter: flags.log_level.clone() }
+    }
+}
+
+fn no_wildcard(text: &str) -> Result<NoWildcard, String> {
+    match text.split_once('=') {
+        Some(("agent", prefix)) if !prefix.is_empty() => Ok(NoWildcard::Agent(prefix.into())),
+        Some(("type", name)) => {
+            let full = name.contains('/').then(|| TypeUrl::new(name));
+            let found = full.or_else(|| TypeUrl::from_short(name));
+            found.map(NoWildcard::Type).ok_or_else(|| "names no type; write cds, lds, … or a whole type URL".into())
+        }
+        _ => Err("is neither type=TYPE nor agent=PREFIX".into()),
+    }
+}

@@ -1,0 +1,128 @@
+//! The command line of `outpost serve`, and the environment beside it.
+//!
+//! Every value is text here, so that [`Config::check`](super::Config::check)
+//! can name all that is wrong at once.
+
+use clap::Args;
+
+/// Flags of `outpost serve`. Each can be given as OUTPOST_… in the environment.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Downstream: the side towards sidecars")]
+pub struct Flags {
+    /// Serve xDS here: IP:PORT or unix:PATH. Can be repeated
+    #[arg(long, env = "OUTPOST_LISTEN", value_delimiter = ',', value_name = "ADDR", default_value = "127.0.0.1:18000")]
+    pub listen: Vec<String>,
+    /// Certificate chain of the server (PEM); re-read when it changes
+    #[arg(long, env = "OUTPOST_TLS_CERT", value_name = "FILE")]
+    pub tls_cert: Option<String>,
+    /// Private key of the server (PEM); re-read when it changes
+    #[arg(long, env = "OUTPOST_TLS_KEY", value_name = "FILE")]
+    pub tls_key: Option<String>,
+    /// Verify clients against these roots (PEM): their URI or DNS name is their identity
+    #[arg(long, env = "OUTPOST_CLIENT_CA", value_name = "FILE")]
+    pub client_ca: Option<String>,
+    /// With --client-ca: must a client show a certificate? required or optional
+    #[arg(long, env = "OUTPOST_CLIENT_AUTH", value_name = "MODE", default_value = "required")]
+    pub client_auth: String,
+    /// After SIGTERM streams end spread over this time
+    #[arg(long, env = "OUTPOST_DRAIN", value_name = "TIME", default_value = "30s")]
+    pub drain: String,
+    /// What responses state as control_plane.identifier
+    #[arg(long, env = "OUTPOST_IDENTIFIER", value_name = "TEXT", default_value = "outpost")]
+    pub identifier: String,
+
+    /// The control plane: HOST:PORT. Repeat for the next priority; commas within one are equal
+    #[arg(long, env = "OUTPOST_UPSTREAM", value_name = "ADDR", help_heading = UPSTREAM)]
+    pub upstream: Vec<String>,
+    /// Use TLS, verified against the system's roots
+    #[arg(long, env = "OUTPOST_UPSTREAM_TLS", help_heading = UPSTREAM)]
+    pub upstream_tls: bool,
+    /// Use TLS, verified against these roots (PEM); re-read when it changes
+    #[arg(long, env = "OUTPOST_UPSTREAM_CA", value_name = "FILE", help_heading = UPSTREAM)]
+    pub upstream_ca: Option<String>,
+    /// Certificate chain to show the control plane (PEM)
+    #[arg(long, env = "OUTPOST_UPSTREAM_CERT", value_name = "FILE", help_heading = UPSTREAM)]
+    pub upstream_cert: Option<String>,
+    /// Private key for --upstream-cert (PEM)
+    #[arg(long, env = "OUTPOST_UPSTREAM_KEY", value_name = "FILE", help_heading = UPSTREAM)]
+    pub upstream_key: Option<String>,
+    /// The name that the control plane's certificate must carry, instead of the host
+    #[arg(long, env = "OUTPOST_UPSTREAM_SERVER_NAME", value_name = "NAME", help_heading = UPSTREAM)]
+    pub upstream_server_name: Option<String>,
+    /// Bearer token to present; re-read when it changes. Needs TLS
+    #[arg(long, env = "OUTPOST_UPSTREAM_TOKEN_FILE", value_name = "FILE", help_heading = UPSTREAM)]
+    pub upstream_token_file: Option<String>,
+    /// Request metadata to send, such as ClusterID=edge. Can be repeated
+    #[arg(long, env = "OUTPOST_UPSTREAM_METADATA", value_name = "KEY=VALUE", value_delimiter = ',', help_heading = UPSTREAM)]
+    pub upstream_metadata: Vec<String>,
+    /// Variant to speak: auto (delta, and sotw where that is lacking), delta or sotw
+    #[arg(long, env = "OUTPOST_UPSTREAM_VARIANT", value_name = "VARIANT", default_value = "auto", help_heading = UPSTREAM)]
+    pub upstream_variant: String,
+    /// HTTP/2 connections to begin with; grows to 8 where streams run out
+    #[arg(long, env = "OUTPOST_UPSTREAM_CONNECTIONS", value_name = "N", default_value = "2", help_heading = UPSTREAM)]
+    pub upstream_connections: String,
+
+    /// Who shares a stream: perNode, all, or a template such as {cluster}/{metadata.NAMESPACE}
+    #[arg(long, env = "OUTPOST_GROUP", value_name = "RULE", default_value = "perNode", help_heading = GROUPS)]
+    pub group: String,
+    /// Node id that shared groups present; {group} and the rule's fields may stand in it
+    #[arg(long, env = "OUTPOST_SHARED_NODE_ID", value_name = "TEXT", help_heading = GROUPS)]
+    pub shared_node_id: Option<String>,
+    /// Node metadata that shared groups present. Can be repeated
+    #[arg(long, env = "OUTPOST_SHARED_NODE_METADATA", value_name = "KEY=VALUE", value_delimiter = ',', help_heading = GROUPS)]
+    pub shared_node_metadata: Vec<String>,
+    /// Serve secrets (SDS) to: identity (verified clients only) or trustNetwork (whoever connects)
+    #[arg(long, env = "OUTPOST_SECRETS", value_name = "MODE", default_value = "identity", help_heading = GROUPS)]
+    pub secrets: String,
+
+    /// Streams of one connection
+    #[arg(long, env = "OUTPOST_MAX_STREAMS", value_name = "N", default_value = "1000", help_heading = LIMITS)]
+    pub max_streams: String,
+    /// One message that a client sends
+    #[arg(long, env = "OUTPOST_MAX_MESSAGE_BYTES", value_name = "SIZE", default_value = "32MiB", help_heading = LIMITS)]
+    pub max_message_bytes: String,
+    /// Names of one type that a stream subscribes to
+    #[arg(long, env = "OUTPOST_MAX_NAMES", value_name = "N", default_value = "200000", help_heading = LIMITS)]
+    pub max_names: String,
+    /// One resource name
+    #[arg(long, env = "OUTPOST_MAX_NAME_BYTES", value_name = "SIZE", default_value = "4KiB", help_heading = LIMITS)]
+    pub max_name_bytes: String,
+    /// The metadata of a node
+    #[arg(long, env = "OUTPOST_MAX_METADATA_BYTES", value_name = "SIZE", default_value = "1MiB", help_heading = LIMITS)]
+    pub max_metadata_bytes: String,
+    /// Nesting of the metadata of a node
+    #[arg(long, env = "OUTPOST_MAX_METADATA_DEPTH", value_name = "N", default_value = "32", help_heading = LIMITS)]
+    pub max_metadata_depth: String,
+
+    /// Split responses above this size where the protocol allows
+    #[arg(long, env = "OUTPOST_SPLIT_BYTES", value_name = "SIZE", default_value = "3.5MiB", help_heading = PROTOCOL)]
+    pub split_bytes: String,
+    /// An empty first subscription means nothing, not *, for type=TYPE or agent=PREFIX. Can be repeated
+    #[arg(long, env = "OUTPOST_NO_LEGACY_WILDCARD", value_name = "WHAT", value_delimiter = ',', help_heading = PROTOCOL)]
+    pub no_legacy_wildcard: Vec<String>,
+    /// Do not re-send on a new delta stream what is stated at the current version: none, wildcard or all
+    #[arg(long, env = "OUTPOST_TRUST_INITIAL_VERSIONS", value_name = "WHAT", default_value = "wildcard", help_heading = PROTOCOL)]
+    pub trust_initial_versions: String,
+    /// Answer names that cannot be fetched with resource_errors instead of holding the answer
+    #[arg(long, env = "OUTPOST_COLD_ERRORS", help_heading = PROTOCOL)]
+    pub cold_errors: bool,
+    /// Serve clients whose first request has no node, or one without id
+    #[arg(long, env = "OUTPOST_ALLOW_NODELESS", help_heading = PROTOCOL)]
+    pub allow_nodeless: bool,
+
+    /// Health, metrics and state over HTTP [default: 127.0.0.1:19901, or a free port where that is taken]
+    #[arg(long, env = "OUTPOST_ADMIN", value_name = "ADDR", help_heading = OPERATION)]
+    pub admin: Option<String>,
+    /// text or json
+    #[arg(long, env = "OUTPOST_LOG_FORMAT", value_name = "FORMAT", default_value = "text", help_heading = OPERATION)]
+    pub log_format: String,
+    /// error, warn, info, debug, trace, or a filter such as info,outpost::upstream=debug
+    #[arg(long, env = "OUTPOST_LOG_LEVEL", value_name = "FILTER", default_value = "info", help_heading = OPERATION)]
+    pub log_level: String,
+}
+
+const UPSTREAM: &str = "Upstream: the managed control plane";
+const GROUPS: &str = "Groups";
+const LIMITS: &str = "Limits on what one client may do";
+const PROTOCOL: &str = "Protocol";
+const OPERATION: &str = "Operation";
