@@ -6,4 +6,5 @@ pub mod content;
 pub mod group;
 pub mod proto;
 pub mod session;
+pub mod transport;
 pub mod xds;
