@@ -10,6 +10,7 @@
 //! * [`time`]: moments, which only the caller can make
 
 pub mod ask;
+pub mod cluster;
 pub mod envelope;
 pub mod name;
 pub mod node;

@@ -1,0 +1,569 @@
+//! What one stream has of one type, and the next thing to tell it.
+//!
+//! A stream is *in step* with a tree: within its subscription it has what the
+//! tree says. The few names of which this is not true are *exceptions*: just
+//! subscribed, stated on reconnect, sent while the tree stood still, withheld.
+//! A step compares both with the served tree, names what must be said, and
+//! moves on. What is in step costs nothing.
+
+use super::Trust;
+use super::subscription::Subscription;
+use crate::content::{Body, Changed, Edit, Entry, NameSet, ServedType, Store, Tree};
+use crate::xds::name::Glob;
+use crate::xds::time::earliest;
+use crate::xds::{Moment, Name, Status, code};
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+
+/// What the client has under a name.
+#[derive(Clone, Debug)]
+pub(super) enum Has {
+    /// Nothing that counts: never sent, or asked for again.
+    Nothing,
+    /// Something of a version that is not the current one (C-093).
+    Unknown,
+    /// A version of our form that was never seen here (C-093, decision).
+    Stated([u8; 16]),
+    Present(Arc<Entry>),
+    /// It was told that there is none.
+    Absent,
+    Error(Status),
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Exception {
+    pub(super) has: Has,
+    /// A request asked for it: in delta it may go beside an open turn (C-078).
+    pub(super) answer: bool,
+    /// Sent even if the client has it: the assignment of a changed cluster (C-101).
+    pub(super) follow_up: bool,
+    /// Unsubscribed under a wildcard: to be named either way (C-062).
+    pub(super) mention: bool,
+    /// Left out until then.
+    pub(super) until: Option<Moment>,
+}
+
+impl Exception {
+    pub(super) fn of(has: Has) -> Self {
+        Self { has, answer: false, follow_up: false, mention: false, until: None }
+    }
+
+    pub(super) fn asked() -> Self {
+        Self { answer: true, ..Self::of(Has::Nothing) }
+    }
+}
+
+/// What the served tree says of a name.
+enum Target<'a> {
+    Present(&'a Arc<Entry>),
+    Absent,
+    Expired,
+    Error(&'a Status),
+    /// No word on it.
+    Unknown,
+}
+
+enum Verdict {
+    Send(Arc<Entry>),
+    Remove,
+    Fail(Status),
+    /// Nothing to say, and as the tree says.
+    InStep,
+    /// Nothing to say yet.
+    Keep,
+    /// A removal that waits for the settle window.
+    Withhold,
+}
+
+/// How far a step may go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reach {
+    /// Everything that changed.
+    All,
+    /// Only what requests asked for.
+    Answers,
+}
+
+/// What a step reads.
+pub(super) struct View<'a> {
+    pub(super) now: Moment,
+    pub(super) store: &'a Store,
+    pub(super) subscription: &'a Subscription,
+    pub(super) served: &'a ServedType,
+    /// The type is refused: every name is absent.
+    pub(super) refused: bool,
+    /// Removals may go out (C-105).
+    pub(super) may_remove: bool,
+    /// An unanswerable name is an error (T-10), with this text.
+    pub(super) unavailable: Option<&'a str>,
+}
+
+/// What a step found to say.
+#[derive(Debug, Default)]
+pub(super) struct Said {
+    pub(super) resources: Vec<Arc<Entry>>,
+    /// Delta: `removed_resources`. SotW: that something vanished.
+    pub(super) removed: Vec<Name>,
+    pub(super) errors: Vec<(Name, Status)>,
+    /// The tree before and the tree now, where the step between them is all
+    /// there is to say: a plain wildcard. The lists above are empty then, for
+    /// every stream that takes this step says the same ([`Said::between`]).
+    pub(super) shared: Option<(Tree, Tree)>,
+    /// Removals wait for the settle window.
+    pub(super) withheld: bool,
+    /// When a name that is left out may be sent.
+    pub(super) wake: Option<Moment>,
+}
+
+impl Said {
+    /// Spells out a shared step, so that something can be added to it.
+    pub(super) fn unshare(&mut self, store: &Store) {
+        if let Some((from, to)) = self.shared.take() {
+            let step = Self::between(&from, &to, store);
+            self.resources.extend(step.resources);
+            self.removed.extend(step.removed);
+            self.errors.extend(step.errors);
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.resources.is_empty() && self.removed.is_empty() && self.errors.is_empty()
+    }
+}
+
+#[derive(Clone, Debug, Default)]
+pub(super) struct Held {
+    /// `None` before the first step.
+    tree: Option<Tree>,
+    exceptions: BTreeMap<Name, Exception>,
+}
+
+// Getters.
+impl Held {
+    pub(super) fn tree(&self) -> Option<&Tree> {
+        self.tree.as_ref()
+    }
+
+    pub(super) fn exceptions(&self) -> &BTreeMap<Name, Exception> {
+        &self.exceptions
+    }
+
+    /// What the client has under `name`, as far as it was sent here.
+    pub(super) fn entry(&self, name: &str) -> Option<&Arc<Entry>> {
+        match self.exceptions.get(name) {
+            Some(Exception { has: Has::Present(entry), .. }) => Some(entry),
+            Some(_) => None,
+            None => self.tree.as_ref()?.get(name).filter(|entry| entry.is_present()),
+        }
+    }
+
+    /// A name in `names` on which there is no word, or whose word is awaited.
+    pub(super) fn lacks_word(&self, names: &NameSet, view: &View<'_>) -> bool {
+        names.iter().any(|name| {
+            matches!(view.target(name), Target::Unknown) && view.unavailable.is_none()
+                || view.served.awaited.contains(name)
+        })
+    }
+
+    /// Some change other than a removal waits to be sent.
+    pub(super) fn is_behind(&self, view: &View<'_>) -> bool {
+        let Some(tree) = &self.tree else { return false };
+        !tree.same(&view.served.tree)
+            && view.store.diff(tree, &view.served.tree).changed.iter().any(|change| {
+                change
+                    .to
+                    .as_ref()
+                    .is_some_and(|to| to.is_present() && view.subscription.covers(&change.name, to.aliases()))
+            })
+    }
+}
+
+// Commands.
+impl Held {
+    pub(super) fn except(&mut self, name: Name, exception: Exception) {
+        self.exceptions.insert(name, exception);
+    }
+
+    pub(super) fn forget(&mut self, name: &str) {
+        self.exceptions.remove(name);
+    }
+
+    /// Everything is to be sent again (C-073).
+    pub(super) fn forget_all(&mut self) {
+        self.tree = self.tree.is_some().then(Tree::default);
+        self.exceptions.retain(|_, exception| exception.answer);
+    }
+
+    /// The coverage grew from `names` to a wildcard: what the client has is
+    /// now an exception, everything else is news.
+    pub(super) fn widen(&mut self, names: impl Iterator<Item = Name>) {
+        let Some(tree) = self.tree.replace(Tree::default()) else {
+            self.tree = None;
+            return;
+        };
+        for name in names {
+            if let Some(entry) = tree.get(&name) {
+                self.exceptions.entry(name).or_insert_with(|| Exception::of(has(Some(entry))));
+            }
+        }
+    }
+
+    /// Takes what a client stated on a new stream as what it has. Called once,
+    /// when the upstream's word is known, before the first step.
+    pub(super) fn resume(&mut self, stated: &[(Name, String)], trust: Trust, hold_until: Moment, view: &View<'_>) {
+        if view.subscription.wildcard() {
+            let listed: HashSet<&Name> = stated.iter().map(|(name, _)| name).collect();
+            for entry in view.served.tree.iter().filter(|entry| entry.is_present() && !listed.contains(entry.name())) {
+                self.exceptions.entry(entry.name().clone()).or_insert_with(|| Exception::of(Has::Nothing));
+            }
+            self.tree = Some(view.served.tree.clone());
+        }
+        for (name, version) in stated {
+            let asked = self.exceptions.get(name).is_some_and(|exception| exception.answer);
+            let aliases = view.served.tree.get(name).map_or(&[][..], |entry| entry.aliases());
+            if !view.subscription.covers(name, aliases) {
+                continue;
+            }
+            let half = crate::content::entry::parse_version(version);
+            let current = match view.target(name) {
+                Target::Present(entry) => entry.id().is_stated_by(version),
+                _ => false,
+            };
+            if current {
+                if asked && trust == Trust::All {
+                    self.exceptions.remove(name);
+                } else if trust == Trust::None {
+                    self.exceptions.insert(name.clone(), Exception::asked());
+                }
+                continue;
+            }
+            let foreign = half.filter(|half| !view.store.remembers(half));
+            let exception = match foreign {
+                Some(half) => Exception { until: Some(hold_until), answer: asked, ..Exception::of(Has::Stated(half)) },
+                None => Exception { answer: asked, ..Exception::of(Has::Unknown) },
+            };
+            self.exceptions.insert(name.clone(), exception);
+        }
+    }
+
+    /// Compares with what is served, says what must be said, and moves on.
+    pub(super) fn step(&mut self, reach: Reach, view: &View<'_>) -> Said {
+        let mut said = Said::default();
+        self.expand_globs(view);
+        let whole = reach == Reach::All && (!view.subscription.wildcard() || view.served.complete);
+        let target = view.served.tree.clone();
+        let from = self
+            .tree
+            .clone()
+            .unwrap_or_else(|| if view.subscription.wildcard() { Tree::default() } else { target.clone() });
+        let to = if whole { self.union(&from, &target, view, &mut said) } else { from.clone() };
+        let plain = self.exceptions.is_empty();
+        let mut told = HashSet::new();
+        let names: Vec<Name> = self.exceptions.keys().cloned().collect();
+        for name in names {
+            self.judge_exception(&name, reach, &to, view, &mut told, &mut said);
+        }
+        if whole {
+            if plain && view.subscription.wildcard() && view.subscription.names().is_empty() {
+                said.shared = (!from.same(&to)).then(|| (from, to.clone()));
+            } else {
+                self.judge_tree(&from, &to, view, &mut told, &mut said);
+            }
+            self.tree = Some(to);
+        }
+        said
+    }
+
+    /// The served tree with those entries whose removal is withheld put back.
+    fn union(&self, from: &Tree, target: &Tree, view: &View<'_>, said: &mut Said) -> Tree {
+        if view.may_remove || from.same(target) {
+            return target.clone();
+        }
+        let diff = view.store.diff(from, target);
+        let gone: Vec<Edit> = diff
+            .changed
+            .iter()
+            .filter(|change| is_removal(change))
+            .filter_map(|change| change.from.clone().map(Edit::Put))
+            .collect();
+        if gone.is_empty() {
+            return target.clone();
+        }
+        said.withheld = true;
+        view.store.edit(target, gone)
+    }
+
+    /// A glob just subscribed asks for each of its members (C-112).
+    fn expand_globs(&mut self, view: &View<'_>) {
+        for glob_name in view.subscription.globs() {
+            let asked = self.exceptions.get(glob_name).is_some_and(|exception| exception.answer);
+            let Some(glob) = Glob::parse(glob_name).filter(|_| asked) else { continue };
+            let members: Vec<Name> = view
+                .served
+                .tree
+                .iter()
+                .filter(|entry| entry.is_present() && glob.covers(entry.name()))
+                .map(|entry| entry.name().clone())
+                .collect();
+            if !members.is_empty() {
+                self.exceptions.remove(glob_name);
+            }
+            for member in members {
+                self.exceptions.insert(member, Exception::asked());
+            }
+        }
+    }
+
+    fn judge_exception(
+        &mut self,
+        name: &Name,
+        reach: Reach,
+        to: &Tree,
+        view: &View<'_>,
+        told: &mut HashSet<Name>,
+        said: &mut Said,
+    ) {
+        let Some(exception) = self.exceptions.get(name) else { return };
+        if reach == Reach::Answers && !exception.answer {
+            return;
+        }
+        if let Some(until) = exception.until.filter(|until| view.now < *until)
+            && !view.is_stated(name, &exception.has)
+        {
+            said.wake = earliest(said.wake, Some(until));
+            return;
+        }
+        let verdict = view.judge(name, exception);
+        let canonical = match &verdict {
+            Verdict::Send(entry) => entry.name().clone(),
+            _ => name.clone(),
+        };
+        let has_now = match &verdict {
+            Verdict::Keep => return,
+            Verdict::Withhold => {
+                said.withheld = true;
+                return;
+            }
+            Verdict::Send(entry) => Has::Present(entry.clone()),
+            Verdict::Remove => Has::Absent,
+            Verdict::Fail(status) => Has::Error(status.clone()),
+            Verdict::InStep => has_of(&view.target(name)),
+        };
+        self.exceptions.remove(name);
+        said.say(verdict, &canonical, told);
+        if !same(&has_now, &has(to.get(&canonical))) {
+            self.exceptions.insert(canonical, Exception::of(has_now));
+        }
+    }
+
+    fn judge_tree(&mut self, from: &Tree, to: &Tree, view: &View<'_>, told: &mut HashSet<Name>, said: &mut Said) {
+        if from.same(to) {
+            return;
+        }
+        let diff = view.store.diff(from, to);
+        let names = view.subscription.names();
+        if !view.subscription.wildcard() && view.subscription.globs().is_empty() && names.len() * 4 < diff.changed.len()
+        {
+            for name in names.iter() {
+                let Some(canonical) = resolve(to, view.served, name) else { continue };
+                let change = Changed {
+                    name: canonical.clone(),
+                    from: from.get(&canonical).cloned(),
+                    to: to.get(&canonical).cloned(),
+                };
+                self.judge_change(&change, view, told, said);
+            }
+            return;
+        }
+        for change in &diff.changed {
+            let aliases = change.to.as_ref().or(change.from.as_ref()).map_or(&[][..], |entry| entry.aliases());
+            if view.subscription.covers(&change.name, aliases) {
+                self.judge_change(change, view, told, said);
+            }
+        }
+    }
+
+    fn judge_change(&mut self, change: &Changed, view: &View<'_>, told: &mut HashSet<Name>, said: &mut Said) {
+        if self.exceptions.contains_key(&change.name) {
+            return;
+        }
+        let had = has(change.from.as_ref());
+        let verdict = view.compare(&change.name, &had, &target_of(change.to.as_ref()));
+        if let Verdict::Keep | Verdict::Withhold = verdict {
+            if !matches!(had, Has::Nothing) {
+                self.exceptions.insert(change.name.clone(), Exception::of(had));
+            }
+            return;
+        }
+        said.say(verdict, &change.name, told);
+    }
+}
+
+impl Said {
+    /// What a plain wildcard is told of the step between two trees.
+    pub(super) fn between(from: &Tree, to: &Tree, store: &Store) -> Self {
+        let mut said = Self::default();
+        for change in &store.diff(from, to).changed {
+            let had = change.from.as_ref().is_some_and(|entry| entry.is_present());
+            match target_of(change.to.as_ref()) {
+                Target::Present(entry) => said.resources.push(entry.clone()),
+                Target::Absent | Target::Unknown if had => said.removed.push(change.name.clone()),
+                Target::Error(status) if had => {
+                    if status.code == code::NOT_FOUND {
+                        said.removed.push(change.name.clone());
+                    }
+                    said.errors.push((change.name.clone(), status.clone()));
+                }
+                Target::Absent | Target::Unknown | Target::Expired | Target::Error(_) => {}
+            }
+        }
+        said
+    }
+
+    fn say(&mut self, verdict: Verdict, name: &Name, told: &mut HashSet<Name>) {
+        if matches!(verdict, Verdict::InStep | Verdict::Keep | Verdict::Withhold) || !told.insert(name.clone()) {
+            return;
+        }
+        match verdict {
+            Verdict::Send(entry) => self.resources.push(entry),
+            Verdict::Remove => self.removed.push(name.clone()),
+            Verdict::Fail(status) => {
+                if status.code == code::NOT_FOUND {
+                    self.removed.push(name.clone());
+                }
+                self.errors.push((name.clone(), status));
+            }
+            Verdict::InStep | Verdict::Keep | Verdict::Withhold => {}
+        }
+    }
+}
+
+impl View<'_> {
+    fn target(&self, name: &str) -> Target<'_> {
+        let entry = self.served.resolve(name);
+        match target_of(entry) {
+            Target::Unknown if self.refused || name.is_empty() => Target::Absent,
+            target => target,
+        }
+    }
+
+    /// The client states just what is served.
+    fn is_stated(&self, name: &str, has: &Has) -> bool {
+        match (has, self.target(name)) {
+            (Has::Stated(half), Target::Present(entry)) => entry.id().as_bytes().starts_with(half),
+            _ => false,
+        }
+    }
+
+    fn judge(&self, name: &Name, exception: &Exception) -> Verdict {
+        let target = self.target(name);
+        if exception.mention {
+            return match target {
+                Target::Present(entry) => Verdict::Send(entry.clone()),
+                _ => Verdict::Remove,
+            };
+        }
+        if exception.follow_up {
+            if self.served.restating.contains(name) {
+                return Verdict::Keep;
+            }
+            if let Target::Present(entry) = target {
+                return Verdict::Send(entry.clone());
+            }
+        }
+        if self.served.awaited.contains(name) {
+            return Verdict::Keep;
+        }
+        if let (Has::Nothing, Target::Unknown, Some(reason)) = (&exception.has, &target, self.unavailable) {
+            return Verdict::Fail(Status::new(code::UNAVAILABLE, reason));
+        }
+        self.compare(name, &exception.has, &target)
+    }
+
+    fn compare(&self, name: &Name, has: &Has, target: &Target<'_>) -> Verdict {
+        let named = self.subscription.by_name(name, &[]);
+        let gone = || if self.may_remove { Verdict::Remove } else { Verdict::Withhold };
+        let vanished = self.subscription.by_set(name) && self.served.complete_for(self.subscription);
+        match (has, target) {
+            (Has::Present(held), Target::Present(entry)) if held.id() == entry.id() => Verdict::InStep,
+            (Has::Stated(half), Target::Present(entry)) if entry.id().as_bytes().starts_with(half) => Verdict::InStep,
+            (_, Target::Present(entry)) => Verdict::Send((*entry).clone()),
+
+            (Has::Error(told), Target::Error(status)) if told == *status => Verdict::InStep,
+            (Has::Nothing, Target::Error(_)) if !named => Verdict::InStep,
+            (_, Target::Error(status)) => Verdict::Fail((*status).clone()),
+
+            (Has::Nothing, Target::Absent | Target::Expired) if named => Verdict::Remove,
+            (Has::Unknown | Has::Stated(_), Target::Absent) => Verdict::Remove,
+            (Has::Present(_), Target::Absent) => gone(),
+            (Has::Error(told), Target::Absent) if told.code != code::NOT_FOUND => Verdict::Remove,
+            (_, Target::Absent | Target::Expired) => Verdict::InStep,
+
+            (Has::Unknown | Has::Stated(_), Target::Unknown) if vanished => Verdict::Remove,
+            (Has::Present(_), Target::Unknown) if vanished => gone(),
+            (Has::Absent, Target::Unknown) => Verdict::InStep,
+            (Has::Nothing, Target::Unknown) if vanished && !named => Verdict::InStep,
+            (_, Target::Unknown) => Verdict::Keep,
+        }
+    }
+}
+
+impl ServedType {
+    /// What `*` or a glob covers and the tree lacks does not exist. A glob's
+    /// members are known once one was stated; before, nothing was sent.
+    fn complete_for(&self, subscription: &Subscription) -> bool {
+        self.complete || !subscription.wildcard()
+    }
+}
+
+fn resolve(tree: &Tree, served: &ServedType, name: &Name) -> Option<Name> {
+    if tree.get(name).is_some() {
+        return Some(name.clone());
+    }
+    match served.aliases.get(name).and_then(|alias| alias.aliases().first()) {
+        Some(canonical) => Some(canonical.clone()),
+        None => Some(name.clone()),
+    }
+}
+
+fn is_removal(change: &Changed) -> bool {
+    let absent = match change.to.as_ref().map(|entry| entry.body()) {
+        None | Some(Body::Absent) => true,
+        Some(Body::Error(status)) => status.code == code::NOT_FOUND,
+        Some(_) => false,
+    };
+    absent && change.from.as_ref().is_some_and(|entry| entry.is_present())
+}
+
+fn target_of(entry: Option<&Arc<Entry>>) -> Target<'_> {
+    let Some(entry) = entry else { return Target::Unknown };
+    match entry.body() {
+        Body::Resource(_) | Body::Empty => Target::Present(entry),
+        Body::Absent => Target::Absent,
+        Body::Expired => Target::Expired,
+        Body::Error(status) => Target::Error(status),
+    }
+}
+
+fn has_of(target: &Target<'_>) -> Has {
+    match target {
+        Target::Present(entry) => Has::Present((*entry).clone()),
+        Target::Absent | Target::Expired => Has::Absent,
+        Target::Error(status) => Has::Error((*status).clone()),
+        Target::Unknown => Has::Nothing,
+    }
+}
+
+/// What a stream in step with a tree has.
+fn has(entry: Option<&Arc<Entry>>) -> Has {
+    has_of(&target_of(entry))
+}
+
+fn same(a: &Has, b: &Has) -> bool {
+    match (a, b) {
+        (Has::Nothing, Has::Nothing) | (Has::Absent, Has::Absent) | (Has::Unknown, Has::Unknown) => true,
+        (Has::Present(a), Has::Present(b)) => a.id() == b.id(),
+        (Has::Error(a), Has::Error(b)) => a == b,
+        _ => false,
+    }
+}

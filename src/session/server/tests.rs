@@ -1,0 +1,228 @@
+use super::*;
+use crate::content::{Body, Edit, entry::Attributes};
+use crate::proto::discovery as wire;
+use prost::Message;
+use std::time::Duration;
+
+const CDS: &str = "type.googleapis.com/envoy.config.cluster.v3.Cluster";
+const EDS: &str = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment";
+const RDS: &str = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration";
+
+/// A stream with the group it reads, and a hand on the clock.
+struct Bench {
+    store: Arc<Store>,
+    served: Served,
+    session: ServerSession,
+    now: Moment,
+    last: BTreeMap<String, u64>,
+}
+
+impl Bench {
+    fn new(variant: Variant) -> Self {
+        let mut session = ServerSession::new(Scope::Aggregated, variant, Arc::default());
+        session.join(Granted::default());
+        let now = Moment::from_start(Duration::from_secs(100));
+        Self { store: Store::new(), served: Served::default(), session, now, last: BTreeMap::new() }
+    }
+
+    fn world(&mut self, url: &str, label: &str, edits: &[(&str, &str)]) {
+        let type_url = TypeUrl::new(url);
+        let mut of = self.served.of(&type_url).map(|of| (**of).clone()).unwrap_or_default();
+        let edits: Vec<Edit> = edits
+            .iter()
+            .map(|(name, content)| match *content {
+                "-" => Edit::Remove((*name).into()),
+                "absent" => Edit::Put(self.store.entry((*name).into(), Body::Absent, Attributes::default())),
+                content => {
+                    let blob = self.store.blob(&type_url, &cluster(name, content));
+                    Edit::Put(self.store.entry((*name).into(), Body::Resource(blob), Attributes::default()))
+                }
+            })
+            .collect();
+        of.tree = self.store.edit(&of.tree, edits);
+        of.complete = true;
+        of.label = label.into();
+        if type_url.unsettles() {
+            self.served.unsettled = self.now;
+        }
+        self.served.types.insert(type_url, Arc::new(of));
+        self.session.offer(self.now, &Arc::new(self.served.clone()));
+    }
+
+    fn ask(&mut self, url: &str, nonce: &str, change: Change) -> HeardKind {
+        let node = self.session.node.is_none().then(|| Bytes::from_static(b"\x0a\x02n1"));
+        let ask = Ask { node, type_url: url.into(), nonce: nonce.into(), change, ..Ask::default() };
+        self.session.handle_ask(self.now, ask, &self.store).unwrap().kind
+    }
+
+    fn ack(&mut self, url: &str, change: Change) -> HeardKind {
+        let nonce = self.last.get(url).copied().unwrap_or_default().to_string();
+        self.ask(url, &nonce, change)
+    }
+
+    /// Everything the session says now, one text a response.
+    fn said(&mut self) -> Vec<String> {
+        let mut said = Vec::new();
+        while let Some(output) = self.session.poll_output(self.now, &self.store) {
+            match output {
+                Output::Want(_) => {}
+                Output::Close(rejection) => said.push(format!("end {}", rejection.code)),
+                Output::Send(response) => {
+                    self.session.written(self.now);
+                    self.last.insert(response.type_url.as_str().into(), response.nonce);
+                    said.push(text(&response));
+                }
+            }
+        }
+        said
+    }
+
+    fn pass(&mut self, span: Duration) {
+        self.now = self.now + span;
+    }
+}
+
+fn cluster(name: &str, content: &str) -> Vec<u8> {
+    let mut out = Writer::default();
+    out.string(1, name);
+    out.varint(2, 3);
+    out.string(100, content);
+    out.finish().to_vec()
+}
+
+fn text(response: &Response) -> String {
+    let message = [response.prefix("test"), response.frame.body.clone()].concat();
+    let short = response.type_url.short();
+    let content = |value: &Bytes| {
+        let name = crate::xds::wire::first_string(value, 1).unwrap();
+        name + &crate::xds::wire::first_string(value, 100).unwrap()
+    };
+    if response.variant == Variant::Sotw {
+        let read = wire::DiscoveryResponse::decode(&message[..]).unwrap();
+        let mut names: Vec<String> = read.resources.iter().map(|any| content(&any.value)).collect();
+        names.sort();
+        return format!("{short} {} {}", read.version_info, names.join(" "));
+    }
+    let read = wire::DeltaDiscoveryResponse::decode(&message[..]).unwrap();
+    let mut names: Vec<String> =
+        read.resources.iter().map(|resource| content(&resource.resource.as_ref().unwrap().value)).collect();
+    names.extend(read.removed_resources.iter().map(|name| format!("-{name}")));
+    names.sort();
+    format!("{short} {} {}", read.system_version_info, names.join(" "))
+}
+
+fn list(names: &[&str]) -> Change {
+    Change::Replace(Named { names: names.iter().map(|name| (*name).into()).collect(), variants: vec![] })
+}
+
+fn delta(subscribe: &[&str], unsubscribe: &[&str], initial: &[(&str, String)]) -> Change {
+    let named = |names: &[&str]| Named { names: names.iter().map(|name| (*name).into()).collect(), variants: vec![] };
+    Change::Delta {
+        subscribe: named(subscribe),
+        unsubscribe: named(unsubscribe),
+        initial: initial.iter().map(|(name, version)| ((*name).into(), version.clone())).collect(),
+    }
+}
+
+#[test]
+fn sotw_states_the_whole_of_a_full_state_type() {
+    let mut bench = Bench::new(Variant::Sotw);
+    bench.ask(CDS, "", list(&[]));
+    assert_eq!(bench.said(), Vec::<String>::new(), "cold: held");
+    bench.world(CDS, "v1", &[("A", "1"), ("B", "1")]);
+    assert_eq!(bench.said(), ["cds v1 A1 B1"]);
+    assert_eq!(bench.ack(CDS, list(&[])), HeardKind::Ack { received: Some(Moment::START) });
+    assert_eq!(bench.said(), Vec::<String>::new());
+    bench.world(CDS, "v2", &[("A", "2")]);
+    bench.world(CDS, "v3", &[("A", "3")]);
+    assert_eq!(bench.said(), ["cds v3 A3 B1"]);
+    bench.world(CDS, "v4", &[("A", "4")]);
+    assert_eq!(bench.said(), Vec::<String>::new(), "the turn is open");
+    bench.pass(Duration::from_secs(5));
+    assert_eq!(bench.said(), ["cds v4 A4 B1"]);
+}
+
+#[test]
+fn removals_wait_for_routes() {
+    let mut bench = Bench::new(Variant::Delta);
+    bench.world(CDS, "v1", &[("X", "1")]);
+    bench.world(RDS, "v1", &[("r", "x")]);
+    bench.ask(CDS, "", delta(&[], &[], &[]));
+    bench.ask(RDS, "", delta(&["r"], &[], &[]));
+    assert_eq!(bench.said(), ["cds v1 X1", "rds v1 rx"]);
+    bench.ack(CDS, delta(&[], &[], &[]));
+    bench.ack(RDS, delta(&[], &[], &[]));
+    bench.pass(Duration::from_secs(1));
+    bench.world(CDS, "v2", &[("X", "-"), ("Y", "1")]);
+    let said = bench.said();
+    assert!(said.len() == 1 && said[0].starts_with("cds v2~") && said[0].ends_with(" Y1"), "{said:?}");
+    bench.ack(CDS, delta(&[], &[], &[]));
+    bench.pass(Duration::from_millis(100));
+    bench.world(RDS, "v2", &[("r", "y")]);
+    assert_eq!(bench.said(), ["rds v2 ry"]);
+    bench.pass(Duration::from_millis(300));
+    assert_eq!(bench.said(), Vec::<String>::new(), "the route is not acknowledged");
+    bench.ack(RDS, delta(&[], &[], &[]));
+    assert_eq!(bench.said(), ["cds v2 -X"]);
+}
+
+#[test]
+fn delta_answers_beside_an_open_turn() {
+    let mut bench = Bench::new(Variant::Delta);
+    bench.world(EDS, "v1", &[("A", "1"), ("B", "1"), ("Z", "absent")]);
+    bench.ask(EDS, "", delta(&["A"], &[], &[]));
+    assert_eq!(bench.said(), ["eds v1 A1"]);
+    bench.world(EDS, "v2", &[("A", "2")]);
+    bench.ask(EDS, "", delta(&["B", "Z"], &[], &[]));
+    assert_eq!(bench.said().len(), 1);
+    bench.ask(EDS, "1", delta(&[], &[], &[]));
+    assert_eq!(bench.said(), ["eds v2 A2"]);
+    bench.ack(EDS, delta(&["A"], &[], &[]));
+    assert_eq!(bench.said(), ["eds v2 A2"], "asked again");
+}
+
+#[test]
+fn a_reconnect_gets_what_differs() {
+    let mut bench = Bench::new(Variant::Delta);
+    bench.world(CDS, "v1", &[("A", "1"), ("C", "1")]);
+    let version = bench.served.of(&TypeUrl::new(CDS)).unwrap().tree.get("A").unwrap().id().version();
+    bench.ask(CDS, "", delta(&[], &[], &[("A", version.clone()), ("B", "1".into())]));
+    assert_eq!(bench.said(), ["cds v1 -B C1"]);
+    let mut bench = Bench::new(Variant::Delta);
+    bench.world(CDS, "v1", &[("A", "1")]);
+    bench.ask(CDS, "", delta(&[], &[], &[("A", version)]));
+    assert_eq!(bench.said(), ["cds v1 "], "an answer is mandatory");
+}
+
+#[test]
+fn a_version_of_another_replica_waits_two_seconds() {
+    let mut bench = Bench::new(Variant::Delta);
+    bench.world(CDS, "v1", &[("A", "1")]);
+    bench.ask(CDS, "", delta(&[], &[], &[("A", "0".repeat(32))]));
+    assert_eq!(bench.said(), ["cds v1 "]);
+    bench.ack(CDS, delta(&[], &[], &[]));
+    assert_eq!(bench.session.deadline(), Some(bench.now + Duration::from_secs(2)));
+    bench.pass(Duration::from_secs(2));
+    assert_eq!(bench.said(), ["cds v1 A1"]);
+}
+
+#[test]
+fn a_changed_cluster_brings_its_assignment_again() {
+    for variant in [Variant::Delta, Variant::Sotw] {
+        let mut bench = Bench::new(variant);
+        let (all, some) = match variant {
+            Variant::Delta => (delta(&[], &[], &[]), delta(&["A"], &[], &[])),
+            Variant::Sotw => (list(&[]), list(&["A"])),
+        };
+        bench.world(CDS, "v1", &[("A", "1")]);
+        bench.world(EDS, "v1", &[("A", "e")]);
+        bench.ask(CDS, "", all.clone());
+        bench.ask(EDS, "", some.clone());
+        assert_eq!(bench.said(), ["cds v1 A1", "eds v1 Ae"]);
+        let plain = if variant == Variant::Delta { delta(&[], &[], &[]) } else { some };
+        bench.ack(CDS, all);
+        bench.ack(EDS, plain);
+        bench.world(CDS, "v2", &[("A", "2")]);
+        assert_eq!(bench.said(), ["cds v2 A2", "eds v1 Ae"], "{variant:?}");
+    }
+}
