@@ -1,0 +1,101 @@
+//! Outpost itself, as an operator runs it: a process with flags.
+
+use super::http;
+use super::process::{Process, free_port};
+use super::{check, eventually};
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+#[derive(Debug)]
+pub struct Outpost {
+    /// Where sidecars connect.
+    pub port: u16,
+    admin: u16,
+    dir: PathBuf,
+    flags: Vec<String>,
+    process: Process,
+}
+
+impl Outpost {
+    /// `outpost serve` in front of the control plane on port `upstream`.
+    pub async fn start(dir: &Path, upstream: u16, extra: &[&str]) -> Self {
+        let (port, admin) = (free_port(), free_port());
+        let own = [("--listen", port), ("--upstream", upstream), ("--admin", admin)];
+        let mut flags = vec!["serve".to_owned()];
+        flags.extend(own.into_iter().flat_map(|(flag, port)| [flag.to_owned(), format!("127.0.0.1:{port}")]));
+        flags.extend(extra.iter().map(|&flag| flag.to_owned()));
+        let process = spawn(dir, &flags);
+        let mut this = Self { port, admin, dir: dir.to_owned(), flags, process };
+        this.ready().await;
+        this
+    }
+
+    /// SIGKILL: no goodbye to anyone.
+    pub fn kill(&mut self) {
+        self.process.kill();
+    }
+
+    /// The same command line again. Does not wait for readiness: without its
+    /// upstream a cold Outpost has none.
+    pub fn restart(&mut self) {
+        self.kill();
+        self.process = spawn(&self.dir, &self.flags);
+    }
+
+    pub async fn ready(&mut self) {
+        let admin = self.admin;
+        eventually("Outpost is ready", || {
+            let alive = self.process.alive();
+            async move {
+                alive?;
+                let answer = http::get(admin, "admin", "/readyz?verbose").await?;
+                check(answer.status == 200, || format!("{}: {}", answer.status, answer.body))
+            }
+        })
+        .await;
+    }
+
+    pub async fn admin(&self, path: &str) -> Result<String, String> {
+        http::get(self.admin, "admin", path).await.map(|answer| answer.body)
+    }
+
+    pub async fn json(&self, path: &str) -> Result<Value, String> {
+        let text = self.admin(path).await?;
+        serde_json::from_str(&text).map_err(|e| format!("{path}: {e} in {text:.200}"))
+    }
+
+    /// Runs another verb of the same program against this one.
+    pub fn run(&self, verb: &[&str]) -> Result<String, String> {
+        let output = Command::new(program())
+            .args(verb)
+            .env("OUTPOST_ADMIN", format!("127.0.0.1:{}", self.admin))
+            .output()
+            .map_err(|e| e.to_string())?;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        check(output.status.success(), || format!("{verb:?}: {}", String::from_utf8_lossy(&output.stderr)))?;
+        Ok(text)
+    }
+
+    pub fn log(&self) -> String {
+        self.process.log()
+    }
+
+    pub fn resident(&self) -> std::io::Result<u64> {
+        self.process.resident()
+    }
+
+    pub fn alive(&mut self) -> Result<(), String> {
+        self.process.alive()
+    }
+}
+
+fn program() -> &'static str {
+    env!("CARGO_BIN_EXE_outpost")
+}
+
+fn spawn(dir: &Path, flags: &[String]) -> Process {
+    let mut command = Command::new(program());
+    command.args(flags).env("RUST_BACKTRACE", "1");
+    Process::start(dir, "outpost", &mut command)
+}
