@@ -8,6 +8,8 @@
 //! * [`status`]: how a call ends
 //! * [`stream`]: the two halves of one call
 //! * [`client`]: connections to a peer
+//! * [`server`]: the accept loop and what a connection may do
+//! * [`routes`]: services written for tonic, beside our own
 //! * [`tls`], [`identity`]: certificates, re-read as they change; who a peer is
 //! * [`io`]: bytes counted on the wire
 //!
@@ -17,6 +19,8 @@ pub mod client;
 pub mod frame;
 pub mod identity;
 pub mod io;
+pub mod routes;
+pub mod server;
 pub mod status;
 pub mod stream;
 pub mod tls;

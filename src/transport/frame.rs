@@ -98,9 +98,9 @@ impl Decoder {
     }
 
     /// Takes the next bytes. The ones before must have been drained:
-    /// [`next`](Self::next) said `None`.
+    /// [`next_message`](Self::next_message) said `None`.
     pub fn push(&mut self, chunk: Bytes) {
-        debug_assert!(self.rest.is_empty(), "next() until None comes before push()");
+        debug_assert!(self.rest.is_empty(), "next_message() until None comes before push()");
         self.rest = chunk;
     }
 
@@ -110,7 +110,7 @@ impl Decoder {
     }
 
     /// The next whole message, or `None` until more bytes came.
-    pub fn next(&mut self) -> Result<Option<Bytes>, FrameError> {
+    pub fn next_message(&mut self) -> Result<Option<Bytes>, FrameError> {
         if let State::Head { bytes, filled } = &mut self.state {
             let taken = self.rest.len().min(HEAD - *filled);
             self.rest.copy_to_slice(&mut bytes[*filled..*filled + taken]);
@@ -199,7 +199,7 @@ mod tests {
         let mut out = Vec::new();
         for chunk in chunks {
             decoder.push(chunk);
-            while let Some(message) = decoder.next()? {
+            while let Some(message) = decoder.next_message()? {
                 out.push(message);
             }
         }

@@ -52,7 +52,7 @@ impl Messages {
     /// The next message; `None` at the peer's clean end.
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, RecvError>>> {
         loop {
-            match self.decoder.next() {
+            match self.decoder.next_message() {
                 Ok(Some(message)) => return Poll::Ready(Some(Ok(message))),
                 Ok(None) => {}
                 Err(error) => return Poll::Ready(Some(Err(error.into()))),
@@ -110,6 +110,14 @@ impl Sender {
             self.pending.push_back(body);
         }
         Ok(())
+    }
+
+    /// Queues bytes that are messages already.
+    pub(super) fn push_framed(&mut self, bytes: Bytes) {
+        if !bytes.is_empty() {
+            self.waiting += bytes.len();
+            self.pending.push_back(bytes);
+        }
     }
 
     /// Bytes that HTTP/2 has not taken yet.

@@ -1,0 +1,253 @@
+//! From a socket to calls.
+
+use super::metrics::{Accepted, Ended};
+use super::{Call, Cause, Ending, Handler, IdentityError, Incoming, Peer, Shared};
+use crate::clock::Clock;
+use crate::transport::Identity;
+use crate::transport::io::{Counted, Socket};
+use crate::transport::tls::ServerTls;
+use crate::xds::{Moment, Status, code};
+use bytes::Bytes;
+use futures_util::{FutureExt, future};
+use h2::server::{self, SendResponse};
+use h2::{Ping, PingPong, Reason, RecvStream};
+use http::Request;
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+use tokio::sync::watch;
+
+/// What is written at the very end gets this long to leave.
+const LAST_FLUSH: Duration = Duration::from_secs(1);
+
+type Who = Result<Option<Identity>, IdentityError>;
+type Http2 = server::Connection<Box<dyn Socket>, Bytes>;
+
+/// Serves a connection until it ends.
+pub(super) async fn run<H: Handler>(incoming: Incoming, shared: &Arc<Shared<H>>) {
+    let socket = Counted::new(incoming.socket, shared.traffic.clone());
+    let (socket, who): (Box<dyn Socket>, Who) = match &shared.settings.tls {
+        None => (Box::new(socket), Ok(None)),
+        Some(tls) => match secure(tls, socket, shared).await {
+            Ok((socket, who)) => (Box::new(socket), who),
+            Err(result) => return shared.metrics.accepted(result),
+        },
+    };
+    let http2 = match handshake(socket, shared).await {
+        Ok(http2) => http2,
+        Err(result) => return shared.metrics.accepted(result),
+    };
+    shared.metrics.accepted(Accepted::Served);
+    let _open = shared.metrics.opened();
+    let reason = Serving::new(http2, incoming.peer, who, shared).serve().await;
+    shared.metrics.ended(reason);
+}
+
+async fn within<T>(clock: &Clock, span: Duration, work: impl Future<Output = T>) -> Option<T> {
+    match future::select(pin!(work), pin!(clock.sleep_until(clock.now() + span))).await {
+        future::Either::Left((done, _)) => Some(done),
+        future::Either::Right(_) => None,
+    }
+}
+
+async fn secure<H>(tls: &ServerTls, socket: impl Socket, shared: &Shared<H>) -> Result<(impl Socket, Who), Accepted> {
+    let shake = async {
+        let _one_of_few = shared.handshakes.acquire().await;
+        tls.acceptor().accept(socket).await
+    };
+    let socket = within(&shared.clock, shared.settings.handshake_timeout, shake)
+        .await
+        .ok_or(Accepted::TlsTimeout)?
+        .map_err(|error| {
+            tracing::debug!(%error, "TLS handshake failed");
+            Accepted::TlsFailed
+        })?;
+    let leaf = socket.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+    let who = leaf.map(|leaf| Identity::of(leaf)).transpose();
+    Ok((socket, who))
+}
+
+async fn handshake<H>(socket: Box<dyn Socket>, shared: &Shared<H>) -> Result<Http2, Accepted> {
+    let settings = &shared.settings;
+    let shake = server::Builder::new()
+        .initial_window_size(settings.stream_window)
+        .initial_connection_window_size(settings.connection_window)
+        .max_concurrent_streams(settings.max_streams)
+        .max_header_list_size(settings.header_list_bytes)
+        .header_table_size(4096)
+        .max_frame_size(16 << 10)
+        .max_send_buffer_size(settings.send_buffer)
+        .max_pending_accept_reset_streams(20)
+        .max_local_error_reset_streams(Some(128))
+        .handshake(socket);
+    within(&shared.clock, settings.handshake_timeout, shake).await.ok_or(Accepted::Http2Timeout)?.map_err(|error| {
+        tracing::debug!(%error, "HTTP/2 handshake failed");
+        Accepted::Http2Failed
+    })
+}
+
+/// A connection that is served.
+struct Serving<'a, H> {
+    http2: Http2,
+    peer: Arc<Peer>,
+    /// Set where the certificate was verified and names nobody.
+    nobody: Option<IdentityError>,
+    ending: watch::Sender<Option<Ending>>,
+    shared: &'a Arc<Shared<H>>,
+    /// When it should end without a drain, and why.
+    planned: Option<(Moment, Cause)>,
+    called: bool,
+}
+
+impl<'a, H: Handler> Serving<'a, H> {
+    fn new(http2: Http2, address: Arc<str>, who: Who, shared: &'a Arc<Shared<H>>) -> Self {
+        let (identity, nobody) = match who {
+            Ok(identity) => (identity, None),
+            Err(error) => (None, Some(error)),
+        };
+        let planned = planned_end(shared, identity.as_ref());
+        let (ending, watched) = watch::channel(None);
+        let peer = Arc::new(Peer { address, identity, ending: watched });
+        Self { http2, peer, nobody, ending, shared, planned, called: false }
+    }
+
+    async fn serve(mut self) -> Ended {
+        let clock = &self.shared.clock;
+        let settings = &self.shared.settings;
+        let mut draining = pin!(drained(self.shared.drain.clone()).fuse());
+        let pings = self.http2.ping_pong();
+        let mut keep_alive = pin!(keep_alive(clock, settings, pings));
+        let mut first_call = pin!(clock.sleep_until(clock.now() + settings.first_call));
+        let planned = self.planned;
+        let mut planned_end = pin!(clock.sleep_until_some(planned.map(|(at, _)| at)));
+        let mut cut = pin!(cut(clock, self.ending.subscribe()));
+        loop {
+            let ending = *self.ending.borrow();
+            let over = |plain| ending.map_or(plain, |ending| of(ending.cause));
+            tokio::select! {
+                accepted = self.http2.accept() => match accepted {
+                    Some(Ok((request, respond))) => self.begin(request, respond),
+                    Some(Err(error)) => {
+                        tracing::debug!(peer = %self.peer.address, %error, "connection broke off");
+                        return over(Ended::Error);
+                    }
+                    None => return over(Ended::Closed),
+                },
+                () = &mut keep_alive => return Ended::PingTimeout,
+                () = &mut first_call, if !self.called => {
+                    self.called = true;
+                    if ending.is_none() {
+                        self.http2.graceful_shutdown();
+                        self.abandon(Reason::NO_ERROR).await;
+                        return Ended::NoCall;
+                    }
+                }
+                end = &mut draining => match end {
+                    Some(end) => self.end(end),
+                    // The server was dropped: no decent end is wanted.
+                    None => return Ended::Drained,
+                },
+                () = &mut planned_end, if ending.is_none() => {
+                    let from = clock.now();
+                    let cause = planned.map_or(Cause::Age, |(_, cause)| cause);
+                    self.end(Ending { from, by: from + settings.age_window, cause });
+                }
+                () = &mut cut => {
+                    self.abandon(Reason::NO_ERROR).await;
+                    return over(Ended::Closed);
+                }
+            }
+        }
+    }
+
+    /// GOAWAY; calls are told when to end.
+    fn end(&mut self, ending: Ending) {
+        self.ending.send_modify(|known| {
+            let earlier = known.is_none_or(|known| ending.by < known.by);
+            if earlier {
+                *known = Some(ending);
+            }
+        });
+        self.http2.graceful_shutdown();
+    }
+
+    async fn abandon(&mut self, reason: Reason) {
+        self.http2.abrupt_shutdown(reason);
+        let clock = &self.shared.clock;
+        let http2 = &mut self.http2;
+        within(clock, LAST_FLUSH, std::future::poll_fn(|cx| http2.poll_closed(cx))).await;
+    }
+
+    fn begin(&mut self, request: Request<RecvStream>, respond: SendResponse<Bytes>) {
+        self.called = true;
+        let call = Call { request, respond, peer: self.peer.clone() };
+        if let Some(error) = &self.nobody {
+            self.shared.metrics.unauthenticated();
+            return call.refuse(&Status::new(code::UNAUTHENTICATED, error.to_string()));
+        }
+        let (handler, metrics) = (self.shared.handler.clone(), self.shared.metrics.clone());
+        tokio::spawn(async move {
+            // A panic ends the call (its stream is reset) and is counted.
+            if AssertUnwindSafe(handler.handle(call)).catch_unwind().await.is_err() {
+                metrics.panicked();
+            }
+        });
+    }
+}
+
+fn of(cause: Cause) -> Ended {
+    match cause {
+        Cause::Drain => Ended::Drained,
+        Cause::Age => Ended::Aged,
+        Cause::Expired => Ended::Expired,
+    }
+}
+
+/// By age, ± 20 %, or by the peer's certificate, whichever is first.
+fn planned_end<H>(shared: &Shared<H>, identity: Option<&Identity>) -> Option<(Moment, Cause)> {
+    let now = shared.clock.now();
+    let aged = shared.settings.age.map(|age| (now + age.mul_f64(rand::random_range(0.8..1.2)), Cause::Age));
+    let expired = identity.map(|identity| {
+        let left = identity.not_after().duration_since(SystemTime::now()).unwrap_or_default();
+        (now + left, Cause::Expired)
+    });
+    match (aged, expired) {
+        (Some(aged), Some(expired)) if aged.0 < expired.0 => Some(aged),
+        (aged, expired) => expired.or(aged),
+    }
+}
+
+/// Ends when the peer does not answer a ping. What it pings is answered by h2,
+/// however often (C-173).
+async fn keep_alive(clock: &Clock, settings: &super::Settings, pings: Option<PingPong>) {
+    let Some(mut pings) = pings else { return future::pending().await };
+    loop {
+        clock.sleep_until(clock.now() + settings.ping_every).await;
+        match within(clock, settings.ping_timeout, pings.ping(Ping::opaque())).await {
+            Some(Ok(_)) => {}
+            // The connection itself says why.
+            Some(Err(_)) => future::pending().await,
+            None => return,
+        }
+    }
+}
+
+/// Ends when the server drains; `None` where it was dropped.
+pub(super) async fn drained(mut drain: watch::Receiver<Option<Ending>>) -> Option<Ending> {
+    drain.wait_for(Option::is_some).await.ok().and_then(|ending| *ending)
+}
+
+/// Ends when an ending connection's time is over.
+async fn cut(clock: &Clock, mut ending: watch::Receiver<Option<Ending>>) {
+    loop {
+        let by = ending.borrow_and_update().map(|ending| ending.by);
+        tokio::select! {
+            () = clock.sleep_until_some(by) => return,
+            changed = ending.changed() => if changed.is_err() {
+                return future::pending().await;
+            },
+        }
+    }
+}
