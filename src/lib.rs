@@ -1,9 +1,11 @@
 //! Outpost: a remote control plane for service meshes.
 
+pub mod admin;
 pub mod clock;
 pub mod config;
 pub mod content;
 pub mod group;
+pub mod logs;
 pub mod proto;
 pub mod session;
 pub mod transport;

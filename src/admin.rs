@@ -1,0 +1,191 @@
+//! What operators and probes see, over HTTP. Nothing here changes anything.
+//!
+//! | verb, path | effect |
+//! |---|---|
+//! | `GET /livez` | 200 while the process answers |
+//! | `GET /readyz` | 200 or 503 (see [`ready`]); `?verbose` says why |
+//! | `GET /metrics` | what `app` registered, in the text form of OpenMetrics |
+//! | `GET /clients` | streams of sidecars, as JSON; `?node=` for those of one node |
+//! | `GET /groups` | what is held and wanted, as JSON |
+//! | `GET /upstreams` | addresses of the control plane, as JSON |
+//! | `GET /explain?node=&type=&name=` | why a node has a resource or not, as JSON |
+//!
+//! JSON is our own schema ([`report`]) with an `apiVersion`. No payload of a
+//! resource is ever part of it, so no secret is.
+//!
+//! Promise: an answer costs the parts that it asks and never waits for a
+//! sidecar or the upstream. `app` fills [`Sources`]; this module knows no other part.
+
+pub mod ready;
+pub mod report;
+
+use crate::config;
+use crate::xds::{Name, TypeUrl};
+use axum::extract::{Query, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Json, Response};
+use axum::routing::get;
+use futures_util::future::BoxFuture;
+use prometheus_client::registry::Registry;
+use ready::Facts;
+use report::{Client, Explanation, Group, List, Upstream};
+use serde::Deserialize;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+
+/// Asks a part of the program for a report.
+pub type Source<Q, R> = Box<dyn Fn(Q) -> BoxFuture<'static, R> + Send + Sync>;
+
+/// Where the answers come from.
+pub struct Sources {
+    pub registry: Registry,
+    pub facts: Box<dyn Fn() -> Facts + Send + Sync>,
+    /// All streams, or those of one node id.
+    pub clients: Source<Option<String>, Vec<Client>>,
+    pub groups: Source<(), Vec<Group>>,
+    pub upstreams: Source<(), Vec<Upstream>>,
+    /// One for each stream of the node.
+    pub explain: Source<Question, Vec<Explanation>>,
+}
+
+/// What `outpost explain` asks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Question {
+    pub node: String,
+    pub type_url: Option<TypeUrl>,
+    /// Only with a type.
+    pub name: Option<Name>,
+}
+
+/// A report that takes longer than this is given up.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+#[derive(Debug, thiserror::Error)]
+pub enum AdminError {
+    #[error("cannot listen on {address} for --admin ({source}); free the port, or name another with --admin")]
+    Bind { address: SocketAddr, source: io::Error },
+}
+
+/// Listens where [`config::Admin`] says. Where the default is taken a free port
+/// is used; an address that was asked for and is taken is an error.
+pub async fn bind(admin: config::Admin) -> Result<TcpListener, AdminError> {
+    let error = match TcpListener::bind(admin.address).await {
+        Ok(listener) => return Ok(listener),
+        Err(error) => error,
+    };
+    if error.kind() == io::ErrorKind::AddrInUse && !admin.asked {
+        let free = SocketAddr::new(admin.address.ip(), 0);
+        if let Ok(listener) = TcpListener::bind(free).await {
+            return Ok(listener);
+        }
+    }
+    Err(AdminError::Bind { address: admin.address, source: error })
+}
+
+/// Answers until `stop` is done. It should outlive the drain, so that probes
+/// see a draining process as alive and not ready.
+pub async fn serve(listener: TcpListener, sources: Sources, stop: impl Future<Output = ()> + Send + 'static) {
+    let router = axum::Router::new()
+        .route("/", get(index))
+        .route("/livez", get(|| async { "ok\n" }))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(metrics))
+        .route("/clients", get(clients))
+        .route("/groups", get(groups))
+        .route("/upstreams", get(upstreams))
+        .route("/explain", get(explain))
+        .with_state(Arc::new(sources));
+    if let Err(error) = axum::serve(listener, router).with_graceful_shutdown(stop).await {
+        tracing::warn!(%error, "the admin endpoint ended");
+    }
+}
+
+type Shared = State<Arc<Sources>>;
+
+async fn index() -> &'static str {
+    "outpost: /livez /readyz?verbose /metrics /clients /groups /upstreams /explain?node=&type=&name=\n"
+}
+
+async fn readyz(State(sources): Shared, Query(query): Query<Verbose>) -> (StatusCode, String) {
+    let facts = (sources.facts)();
+    let status = if facts.ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let text = if query.verbose.is_some() { facts.explain() } else { format!("{}\n", facts.verdict()) };
+    (status, text)
+}
+
+#[derive(Deserialize)]
+struct Verbose {
+    verbose: Option<String>,
+}
+
+async fn metrics(State(sources): Shared) -> Response {
+    let mut text = String::new();
+    // Writing into a string cannot fail.
+    let _ = prometheus_client::encoding::text::encode(&mut text, &sources.registry);
+    ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text).into_response()
+}
+
+async fn clients(State(sources): Shared, Query(query): Query<OfNode>) -> Response {
+    within((sources.clients)(query.node), "Clients").await
+}
+
+#[derive(Deserialize)]
+struct OfNode {
+    node: Option<String>,
+}
+
+async fn groups(State(sources): Shared) -> Response {
+    within((sources.groups)(()), "Groups").await
+}
+
+async fn upstreams(State(sources): Shared) -> Response {
+    within((sources.upstreams)(()), "Upstreams").await
+}
+
+#[derive(Deserialize)]
+struct Explain {
+    node: Option<String>,
+    #[serde(rename = "type")]
+    type_url: Option<String>,
+    name: Option<String>,
+}
+
+async fn explain(State(sources): Shared, Query(query): Query<Explain>) -> Response {
+    match question(query) {
+        Ok(question) => within((sources.explain)(question), "Explanations").await,
+        Err(text) => (StatusCode::BAD_REQUEST, text).into_response(),
+    }
+}
+
+fn question(query: Explain) -> Result<Question, &'static str> {
+    let node = query.node.ok_or("name a node: /explain?node=ID\n")?;
+    let type_url = match query.type_url.as_deref() {
+        None => None,
+        Some(url) if url.contains('/') => Some(TypeUrl::new(url)),
+        Some(short) => {
+            Some(TypeUrl::from_short(short).ok_or("no such type; say cds, eds, lds, rds, … or a whole type URL\n")?)
+        }
+    };
+    if query.name.is_some() && type_url.is_none() {
+        return Err("a name needs a type: /explain?node=ID&type=cds&name=NAME\n");
+    }
+    let name = query.name.map(|name| crate::xds::name::normal(&name));
+    Ok(Question { node, type_url, name })
+}
+
+async fn within<T: serde::Serialize>(report: BoxFuture<'static, Vec<T>>, kind: &'static str) -> Response {
+    answer(report, kind, PATIENCE).await
+}
+
+async fn answer<T: serde::Serialize>(report: BoxFuture<'_, Vec<T>>, kind: &str, patience: Duration) -> Response {
+    match tokio::time::timeout(patience, report).await {
+        Ok(items) => Json(List::new(kind, items)).into_response(),
+        Err(_) => (StatusCode::SERVICE_UNAVAILABLE, "this process is too busy to report; try again\n").into_response(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

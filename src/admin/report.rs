@@ -1,0 +1,251 @@
+//! The JSON that operators read: plain data, without payloads.
+//!
+//! Fields are only ever added under one [`API_VERSION`].
+
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+
+/// Version of this schema.
+pub const API_VERSION: &str = "outpost/v1";
+
+/// An answer: some items of one kind.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct List<T> {
+    pub api_version: String,
+    pub kind: String,
+    pub items: Vec<T>,
+}
+
+impl<T> List<T> {
+    pub fn new(kind: &str, items: Vec<T>) -> Self {
+        Self { api_version: API_VERSION.into(), kind: kind.into(), items }
+    }
+}
+
+/// Seconds, to the millisecond.
+#[derive(Clone, Copy, Debug, Default, PartialEq, PartialOrd, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Seconds(pub f64);
+
+impl From<Duration> for Seconds {
+    fn from(span: Duration) -> Self {
+        Self((span.as_secs_f64() * 1000.0).round() / 1000.0)
+    }
+}
+
+/// How a stream stands with one type. Sorted from good to bad.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Sync {
+    /// The client has acknowledged what is served.
+    #[serde(rename = "SYNCED")]
+    Synced,
+    /// Subscribed, and nothing was sent yet.
+    #[serde(rename = "NOT SENT")]
+    NotSent,
+    /// What is served is newer than what the client has acknowledged.
+    #[serde(rename = "STALE")]
+    Stale,
+    /// The client rejected what is served.
+    #[serde(rename = "REJECTED")]
+    Rejected,
+}
+
+impl Sync {
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Synced => "SYNCED",
+            Self::NotSent => "NOT SENT",
+            Self::Stale => "STALE",
+            Self::Rejected => "REJECTED",
+        }
+    }
+}
+
+/// One stream of one sidecar.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Client {
+    /// Counts streams of this process.
+    pub stream: u64,
+    pub node: String,
+    pub peer: String,
+    /// What its certificate proves, if it showed one.
+    pub identity: Option<String>,
+    pub group: String,
+    /// Which rule chose the group; see [`crate::group::Rule`].
+    pub rule: String,
+    /// The field of the rule that the node lacks: an error of its operator.
+    pub unmatched: Option<String>,
+    pub user_agent: String,
+    /// `ads`, or the type of a service of one type.
+    pub service: String,
+    /// `delta` or `sotw`.
+    pub variant: String,
+    pub connected_seconds: Seconds,
+    pub types: Vec<ClientType>,
+}
+
+impl Client {
+    /// The worst of its types; a stream that asked for nothing is in sync.
+    pub fn sync(&self) -> Sync {
+        self.types.iter().map(|each| each.sync).max().unwrap_or(Sync::Synced)
+    }
+}
+
+/// One type on one stream.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ClientType {
+    pub type_url: String,
+    /// `cds`, `eds`, … or `other`.
+    pub short: String,
+    pub sync: Sync,
+    /// How long it has been so.
+    pub age_seconds: Seconds,
+    pub wildcard: bool,
+    /// Subscribed by name.
+    pub names: usize,
+    /// The label of the newest response.
+    pub version: String,
+    pub last_nack: Option<Nack>,
+    /// Empty where nothing is awaited.
+    pub waits: Vec<Wait>,
+}
+
+/// What a client said about the last response that it rejected.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Nack {
+    pub text: String,
+    pub age_seconds: Seconds,
+    /// The label of the rejected response.
+    pub version: String,
+    /// The resources it carried, as far as they are known; at most a few.
+    #[serde(default)]
+    pub names: Vec<String>,
+}
+
+/// Why something was not sent yet.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Wait {
+    pub what: WaitFor,
+    pub seconds: Seconds,
+    pub detail: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum WaitFor {
+    /// The client's answer to the response before.
+    Turn,
+    /// The settle window, before something is removed.
+    Settle,
+    /// The control plane's answer.
+    Upstream,
+    /// Proof that a name does not exist.
+    Absence,
+    /// An identity: secrets are refused to this group.
+    Credentials,
+}
+
+impl WaitFor {
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Turn => "turn",
+            Self::Settle => "settle",
+            Self::Upstream => "upstream",
+            Self::Absence => "absence",
+            Self::Credentials => "credentials",
+        }
+    }
+}
+
+/// What one group holds and wants.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Group {
+    pub key: String,
+    pub members: usize,
+    /// Its stream upstream.
+    pub upstream: Stream,
+    pub types: Vec<GroupType>,
+}
+
+/// One stream upstream.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Stream {
+    pub open: bool,
+    /// How long it has been so, where that is known.
+    pub seconds: Option<Seconds>,
+    /// Why the last one ended.
+    pub last_error: Option<String>,
+}
+
+/// One type of one group.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct GroupType {
+    pub type_url: String,
+    pub short: String,
+    pub resources: usize,
+    /// The label that is served.
+    pub version: String,
+    pub wildcard: bool,
+    pub names: usize,
+    /// Since the newest change came in.
+    pub received_seconds: Option<Seconds>,
+    /// Since the upstream last said that this is so; 0 while it is in sync.
+    pub confirmed_seconds: Option<Seconds>,
+    /// Asks without an answer.
+    pub unanswered: usize,
+}
+
+/// One address of the control plane.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Upstream {
+    pub address: String,
+    pub priority: usize,
+    pub connections: usize,
+    pub streams: usize,
+    /// `delta` or `sotw`, once it is known.
+    pub variant: Option<String>,
+    /// How long it has been connected, or not.
+    pub seconds: Option<Seconds>,
+    pub last_error: Option<String>,
+}
+
+/// Why one stream of a node has what it has.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Explanation {
+    /// Only the types that were asked for.
+    pub client: Client,
+    /// What its group has of these types.
+    pub group: Group,
+    /// Where a name was asked for.
+    pub resource: Option<Resource>,
+}
+
+/// One resource, as one stream sees it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Resource {
+    pub name: String,
+    /// `name`, `wildcard`, `glob`, or `no`.
+    pub subscribed: String,
+    /// The version that the stream was sent.
+    pub sent_version: Option<String>,
+    /// The version that the group serves.
+    pub held_version: Option<String>,
+    /// The version that the control plane stated, where it states any.
+    pub upstream_version: Option<String>,
+    /// The control plane said that it does not exist.
+    pub absent: bool,
+    /// The error that the control plane gave for it.
+    pub error: Option<String>,
+    pub waits: Vec<Wait>,
+}

@@ -1,0 +1,119 @@
+use super::*;
+use http_body_util::BodyExt;
+use report::{ClientType, Seconds, Sync, Wait, WaitFor};
+
+fn client() -> Client {
+    let wait = Wait { what: WaitFor::Turn, seconds: Seconds(1.5), detail: "nonce 7".into() };
+    let clusters = ClientType {
+        type_url: TypeUrl::from_short("cds").unwrap().as_str().into(),
+        short: "cds".into(),
+        sync: Sync::Stale,
+        age_seconds: Seconds(1.5),
+        wildcard: true,
+        names: 0,
+        version: "v1".into(),
+        last_nack: None,
+        waits: vec![wait],
+    };
+    Client { stream: 1, node: "n1".into(), types: vec![clusters], ..Client::default() }
+}
+
+fn sources(facts: Facts) -> Sources {
+    Sources {
+        registry: Registry::default(),
+        facts: Box::new(move || facts),
+        clients: Box::new(|node| {
+            Box::pin(async move { Vec::from_iter(node.is_none_or(|node| node == "n1").then(client)) })
+        }),
+        groups: Box::new(|()| Box::pin(std::future::pending())),
+        upstreams: Box::new(|()| Box::pin(async { vec![] })),
+        explain: Box::new(|question| {
+            let name = question.name.as_deref().unwrap_or_default().to_owned();
+            let resource = report::Resource { name, ..report::Resource::default() };
+            Box::pin(async { vec![Explanation { resource: Some(resource), ..Explanation::default() }] })
+        }),
+    }
+}
+
+struct Server {
+    address: SocketAddr,
+    _stop: tokio::sync::oneshot::Sender<()>,
+}
+
+async fn start(facts: Facts) -> Server {
+    let admin = config::Admin { address: ([127, 0, 0, 1], 0).into(), asked: true };
+    let listener = bind(admin).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (stop, stopped) = tokio::sync::oneshot::channel();
+    tokio::spawn(serve(listener, sources(facts), async move { drop(stopped.await) }));
+    Server { address, _stop: stop }
+}
+
+impl Server {
+    async fn get(&self, path: &str) -> (u16, String) {
+        let io = tokio::net::TcpStream::connect(self.address).await.unwrap();
+        let (mut send, connection) =
+            hyper::client::conn::http1::handshake(hyper_util::rt::TokioIo::new(io)).await.unwrap();
+        tokio::spawn(connection);
+        let request = http::Request::get(path).header("host", "x").body(String::new()).unwrap();
+        let response = send.send_request(request).await.unwrap();
+        let status = response.status().as_u16();
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        (status, String::from_utf8(body.into()).unwrap())
+    }
+}
+
+#[tokio::test]
+async fn the_paths_answer() {
+    let server = start(Facts { listening: true, connected: true, ..Facts::default() }).await;
+    assert_eq!(server.get("/livez").await, (200, "ok\n".into()));
+    assert_eq!(server.get("/readyz").await, (200, "ready\n".into()));
+    assert!(server.get("/metrics").await.1.contains("# EOF"));
+    assert!(server.get("/").await.1.contains("/readyz"));
+    assert_eq!(server.get("/nothing").await.0, 404);
+
+    let (status, text) = server.get("/clients").await;
+    assert_eq!(status, 200);
+    let list: List<Client> = serde_json::from_str(&text).unwrap();
+    assert_eq!((list.api_version.as_str(), list.kind.as_str()), (report::API_VERSION, "Clients"));
+    assert_eq!(list.items, [client()]);
+    assert!(text.contains(r#""sync":"STALE""#) && text.contains(r#""what":"turn""#), "{text}");
+    let (_, text) = server.get("/clients?node=n2").await;
+    assert!(text.contains(r#""items":[]"#), "{text}");
+}
+
+#[tokio::test]
+async fn not_ready_says_why() {
+    let server = start(Facts { listening: true, ..Facts::default() }).await;
+    assert_eq!(server.get("/readyz").await, (503, "not ready\n".into()));
+    let (status, text) = server.get("/readyz?verbose").await;
+    assert_eq!(status, 503);
+    assert!(text.contains("[+]listening ok\n") && text.contains("[-]upstream not connected\n"), "{text}");
+}
+
+#[tokio::test]
+async fn explain_checks_its_question() {
+    let server = start(Facts::default()).await;
+    for (path, want) in [("", 400), ("?node=n&name=x", 400), ("?node=n&type=nope", 400), ("?node=n&type=cds", 200)] {
+        assert_eq!(server.get(&format!("/explain{path}")).await.0, want, "{path}");
+    }
+    let (_, text) = server.get("/explain?node=n&type=rds&name=a%2Fb%3A80").await;
+    assert!(text.contains(r#""name":"a/b:80""#), "{text}");
+}
+
+#[tokio::test]
+async fn a_report_that_hangs_is_given_up() {
+    let hangs = Box::pin(std::future::pending::<Vec<Group>>());
+    let response = answer(hangs, "Groups", Duration::from_millis(1)).await;
+    assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+}
+
+#[tokio::test]
+async fn only_the_default_may_move() {
+    let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = taken.local_addr().unwrap();
+    let moved = bind(config::Admin { address, asked: false }).await.unwrap();
+    assert_ne!(moved.local_addr().unwrap(), address);
+    let error = bind(config::Admin { address, asked: true }).await.unwrap_err().to_string();
+    assert!(error.contains(&address.to_string()) && error.contains("--admin"), "{error}");
+}
