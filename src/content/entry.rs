@@ -1,26 +1,43 @@
 //! A name with what it stands for.
+//!
+//! The ids made here are wire and disk format. Each is the BLAKE3 hash of parts
+//! with their lengths before them (64 bits, little-endian), of which the first
+//! is the kind: no two lists of parts and no two kinds hash alike.
 
+use super::intern::Home;
 use crate::xds::{Name, Status, TypeUrl};
 use bytes::Bytes;
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
-/// A resource's payload: type and bytes, owned, never decoded (C-021).
+/// A resource's payload: type and bytes, owned, never decoded (C-021). Equal
+/// ones of a [`Store`](super::Store) are one object.
 #[derive(Debug)]
 pub struct Blob {
     type_url: TypeUrl,
     value: Bytes,
     id: [u8; 32],
+    home: Home<Blob>,
+}
+
+impl Drop for Blob {
+    fn drop(&mut self) {
+        self.home.leave(self);
+    }
 }
 
 impl Blob {
-    pub(super) fn new(type_url: TypeUrl, value: Bytes) -> Self {
+    /// Copies `value`, so that no response is pinned by one of its resources.
+    pub(super) fn new(type_url: TypeUrl, value: &[u8], home: Home<Blob>) -> Self {
         let mut hasher = blake3::Hasher::new();
         hash_part(&mut hasher, b"blob");
         hash_part(&mut hasher, type_url.as_str().as_bytes());
-        hash_part(&mut hasher, &value);
-        Self { type_url, value, id: *hasher.finalize().as_bytes() }
+        hash_part(&mut hasher, value);
+        let id = *hasher.finalize().as_bytes();
+        Self { type_url, value: Bytes::copy_from_slice(value), id, home }
     }
 
     pub fn type_url(&self) -> &TypeUrl {
@@ -49,17 +66,47 @@ pub enum Body {
     Error(Status),
 }
 
-/// One entry of a tree. Immutable; named by its content.
+impl Body {
+    pub fn blob(&self) -> Option<&Blob> {
+        match self {
+            Self::Resource(blob) => Some(blob),
+            _ => None,
+        }
+    }
+
+    /// Equal, with blobs by identity.
+    fn same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Resource(a), Self::Resource(b)) => Arc::ptr_eq(a, b),
+            (Self::Error(a), Self::Error(b)) => a == b,
+            _ => std::mem::discriminant(self) == std::mem::discriminant(other),
+        }
+    }
+}
+
+/// One entry of a tree. Immutable; named by its content. Equal ones of a
+/// [`Store`](super::Store) are one object.
 #[derive(Debug)]
 pub struct Entry {
-    pub(super) name: Name,
-    pub(super) body: Body,
-    pub(super) attributes: Attributes,
-    pub(super) id: EntryId,
+    name: Name,
+    body: Body,
+    /// `None` where there are none, as in most.
+    attributes: Option<Box<Attributes>>,
+    id: EntryId,
+    key: u64,
+    /// When the history heard of it last; see [`history`](super::history).
+    pub(super) noted: AtomicU32,
+    home: Home<Entry>,
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        self.home.leave(self);
+    }
 }
 
 /// What the upstream's wrapper says beside the payload.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Attributes {
     pub aliases: Vec<Name>,
     pub ttl: Option<Duration>,
@@ -70,10 +117,66 @@ pub struct Attributes {
     pub extra: Bytes,
 }
 
+static NO_ATTRIBUTES: Attributes =
+    Attributes { aliases: Vec::new(), ttl: None, do_not_cache: false, constraints: None, extra: Bytes::new() };
+
+impl Attributes {
+    /// With bytes of their own: those read from a response are slices of it.
+    fn owned(mut self) -> Self {
+        self.constraints = self.constraints.map(|bytes| Bytes::copy_from_slice(&bytes));
+        self.extra = Bytes::copy_from_slice(&self.extra);
+        self.aliases.shrink_to_fit();
+        self
+    }
+}
+
+/// What an entry is made of, before it is known whether it is held.
+#[derive(Debug)]
+pub(super) struct Draft {
+    pub(super) name: Name,
+    pub(super) body: Body,
+    pub(super) attributes: Attributes,
+}
+
+/// In process: blobs by identity.
+impl Hash for Draft {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.name.hash(state);
+        std::mem::discriminant(&self.body).hash(state);
+        match &self.body {
+            Body::Resource(blob) => Arc::as_ptr(blob).hash(state),
+            Body::Error(status) => status.hash(state),
+            Body::Empty | Body::Absent | Body::Expired => {}
+        }
+        if self.attributes != NO_ATTRIBUTES {
+            self.attributes.hash(state);
+        }
+    }
+}
+
+impl Draft {
+    pub(super) fn is(&self, entry: &Entry) -> bool {
+        self.name == entry.name && self.body.same(&entry.body) && self.attributes == *entry.attributes()
+    }
+}
+
 impl Entry {
-    pub(super) fn new(name: Name, body: Body, attributes: Attributes) -> Self {
-        let id = EntryId::of(&name, &body, &attributes);
-        Self { name, body, attributes, id }
+    pub(super) fn new(draft: &Draft, key_of: fn(&str) -> u64, home: Home<Entry>) -> Self {
+        let Draft { name, body, attributes } = draft;
+        Self {
+            id: EntryId::of(name, body, attributes),
+            key: key_of(name),
+            name: name.clone(),
+            body: body.clone(),
+            attributes: (*attributes != NO_ATTRIBUTES).then(|| Box::new(attributes.clone().owned())),
+            noted: AtomicU32::new(0),
+            home,
+        }
+    }
+
+    /// Its place in every trie.
+    pub(super) fn key(&self) -> u64 {
+        self.key
     }
 
     pub fn name(&self) -> &Name {
@@ -85,15 +188,15 @@ impl Entry {
     }
 
     pub fn attributes(&self) -> &Attributes {
-        &self.attributes
+        self.attributes.as_deref().unwrap_or(&NO_ATTRIBUTES)
     }
 
     pub fn aliases(&self) -> &[Name] {
-        &self.attributes.aliases
+        &self.attributes().aliases
     }
 
     pub fn ttl(&self) -> Option<Duration> {
-        self.attributes.ttl
+        self.attributes().ttl
     }
 
     pub fn id(&self) -> EntryId {
@@ -146,16 +249,32 @@ impl EntryId {
         &self.0
     }
 
+    /// The half that is stated.
+    pub fn half(&self) -> &[u8; 16] {
+        let (half, _) = self.0.split_first_chunk().expect("32 bytes");
+        half
+    }
+
     /// The version stated downstream: 32 hex digits.
     pub fn version(&self) -> String {
-        self.0[..16].iter().map(|byte| format!("{byte:02x}")).collect()
+        String::from_utf8_lossy(&self.digits()).into_owned()
+    }
+
+    pub(super) fn digits(&self) -> [u8; 32] {
+        let mut digits = [0; 32];
+        for (pair, byte) in digits.chunks_exact_mut(2).zip(self.half()) {
+            pair.copy_from_slice(&[HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]]);
+        }
+        digits
     }
 
     /// Is the one that `version` states?
     pub fn is_stated_by(&self, version: &str) -> bool {
-        parse_version(version).is_some_and(|half| half == self.0[..16])
+        parse_version(version).is_some_and(|half| half == *self.half())
     }
 }
+
+const HEX: &[u8; 16] = b"0123456789abcdef";
 
 /// The half id that a stated version of our form means; `None` for any other.
 pub fn parse_version(version: &str) -> Option<[u8; 16]> {
@@ -185,7 +304,7 @@ impl fmt::Debug for EntryId {
 }
 
 /// Lengths before contents, so that no two lists of parts hash alike.
-fn hash_part(hasher: &mut blake3::Hasher, part: &[u8]) {
+pub(super) fn hash_part(hasher: &mut blake3::Hasher, part: &[u8]) {
     hasher.update(&(part.len() as u64).to_le_bytes());
     hasher.update(part);
 }

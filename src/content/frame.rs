@@ -4,9 +4,9 @@
 //! nonce, label and control plane. These go before it (protobuf fields may come
 //! in any order), so that one body serves every stream.
 
-use super::entry::{Body, Entry};
+use super::entry::{Blob, Entry};
 use crate::xds::envelope::{WRAPPER, write_duration};
-use crate::xds::wire::Writer;
+use crate::xds::wire::{Writer, field_len};
 use crate::xds::{Name, Status, TypeUrl};
 use bytes::Bytes;
 use std::sync::Arc;
@@ -67,114 +67,172 @@ impl Parts {
         self.resources.is_empty() && self.heartbeats.is_empty() && self.removed.is_empty() && self.errors.is_empty()
     }
 
+    /// Sizes first, so that each body is allocated once and each payload is
+    /// copied once.
     pub(super) fn encode(&self) -> Frames {
-        let mut done = Vec::new();
-        let mut open = Open::new(&self.type_url);
-        for (entry, heartbeat) in
-            self.resources.iter().map(|entry| (entry, false)).chain(self.heartbeats.iter().map(|entry| (entry, true)))
-        {
-            let item = self.resource(entry, heartbeat);
-            open.add(item, self.split, &mut done);
-            open.resources += 1;
+        let prefix = field_len(4, self.type_url.as_str().len());
+        let items: Vec<Item<'_>> = self.items().collect();
+        let lengths: Vec<usize> = items.iter().map(Item::len).collect();
+        let mut frames = Vec::new();
+        let (mut start, mut length) = (0, prefix);
+        for (at, item) in lengths.iter().enumerate() {
+            if at > start && self.split.is_some_and(|most| length + item > most) {
+                frames.push(self.frame(&items[start..at], length));
+                (start, length) = (at, prefix);
+            }
+            length += item;
         }
-        for name in &self.removed {
-            let mut item = Writer::default();
-            item.bytes(6, name.as_bytes());
-            open.add(item, self.split, &mut done);
-            open.removed += 1;
+        if frames.is_empty() || start < items.len() {
+            frames.push(self.frame(&items[start..], length));
         }
-        let error_field = if self.encoding == Encoding::Delta { 9 } else { 7 };
-        for (name, status) in &self.errors {
-            let mut item = Writer::default();
-            item.message(error_field, |out| {
-                out.message(1, |out| out.string(1, name));
-                out.message(2, |out| status.write(out));
-            });
-            open.add(item, self.split, &mut done);
-        }
-        if done.is_empty() || open.items > 0 {
-            done.push(open.finish());
-        }
-        done.into()
+        frames.into()
     }
 
-    fn resource(&self, entry: &Entry, heartbeat: bool) -> Writer {
-        let payload = match entry.body() {
-            Body::Resource(blob) if !heartbeat => Some(blob),
-            _ => None,
-        };
-        let mut out = Writer::default();
-        if self.encoding == Encoding::Delta {
-            out.message(2, |out| write_resource(entry, payload, out));
-        } else if self.encoding == Encoding::SotwWrapped && (entry.ttl().is_some() || payload.is_none()) {
-            out.message(2, |out| {
-                out.string(1, WRAPPER);
-                out.message(2, |out| write_resource(entry, payload, out));
-            });
-        } else if let Some(blob) = payload {
-            out.message(2, |out| write_any(blob, out));
+    fn frame(&self, items: &[Item<'_>], length: usize) -> Arc<Frame> {
+        let mut out = Writer::with_capacity(length);
+        out.string(4, self.type_url.as_str());
+        for item in items {
+            item.write(&mut out);
         }
-        out
+        debug_assert_eq!(out.len(), length, "the size is what is written");
+        let count = |kind: fn(&Item<'_>) -> bool| items.iter().filter(|item| kind(item)).count();
+        let resources = count(|item| !matches!(item, Item::Removed(_) | Item::Error(..)));
+        Frame { body: out.finish(), resources, removed: count(|item| matches!(item, Item::Removed(_))) }.into()
+    }
+
+    fn items(&self) -> impl Iterator<Item = Item<'_>> {
+        let full = self.resources.iter().filter_map(|entry| self.resource(entry, entry.body().blob()));
+        let bare = self.heartbeats.iter().filter_map(|entry| self.resource(entry, None));
+        let error_field = if self.encoding == Encoding::Delta { 9 } else { 7 };
+        full.chain(bare)
+            .chain(self.removed.iter().map(Item::Removed))
+            .chain(self.errors.iter().map(move |(name, status)| Item::Error(error_field, error(name, status))))
+    }
+
+    /// `None` where SotW has no way to say it.
+    fn resource<'a>(&self, entry: &'a Entry, payload: Option<&'a Blob>) -> Option<Item<'a>> {
+        match self.encoding {
+            Encoding::Delta => Some(Item::Resource(Resource::new(entry, payload))),
+            Encoding::SotwWrapped if entry.ttl().is_some() || payload.is_none() => {
+                Some(Item::Wrapped(Resource::new(entry, payload)))
+            }
+            Encoding::Sotw | Encoding::SotwWrapped => payload.map(Item::Bare),
+        }
     }
 }
 
-fn write_any(blob: &super::Blob, out: &mut Writer) {
+/// One element of a repeated field of the response.
+enum Item<'a> {
+    Bare(&'a Blob),
+    Resource(Resource<'a>),
+    Wrapped(Resource<'a>),
+    Removed(&'a Name),
+    Error(u32, Bytes),
+}
+
+impl Item<'_> {
+    fn len(&self) -> usize {
+        match self {
+            Self::Bare(blob) => field_len(2, any_len(blob)),
+            Self::Resource(resource) => field_len(2, resource.length),
+            Self::Wrapped(resource) => field_len(2, resource.wrapped_len()),
+            Self::Removed(name) => field_len(6, name.len()),
+            Self::Error(number, error) => field_len(*number, error.len()),
+        }
+    }
+
+    fn write(&self, out: &mut Writer) {
+        match self {
+            Self::Bare(blob) => {
+                out.head(2, any_len(blob));
+                write_any(blob, out);
+            }
+            Self::Resource(resource) => {
+                out.head(2, resource.length);
+                resource.write(out);
+            }
+            Self::Wrapped(resource) => {
+                out.head(2, resource.wrapped_len());
+                out.string(1, WRAPPER);
+                out.head(2, resource.length);
+                resource.write(out);
+            }
+            Self::Removed(name) => out.bytes(6, name.as_bytes()),
+            Self::Error(number, error) => out.bytes(*number, error),
+        }
+    }
+}
+
+fn error(name: &Name, status: &Status) -> Bytes {
+    let mut out = Writer::default();
+    out.message(1, |out| out.string(1, name));
+    out.message(2, |out| status.write(out));
+    out.finish()
+}
+
+/// `Resource` in its envelope, with its length.
+struct Resource<'a> {
+    entry: &'a Entry,
+    payload: Option<&'a Blob>,
+    /// TTL, cache control and all else that few have, ready to write.
+    rest: Bytes,
+    length: usize,
+}
+
+impl<'a> Resource<'a> {
+    fn new(entry: &'a Entry, payload: Option<&'a Blob>) -> Self {
+        let attributes = entry.attributes();
+        let mut rest = Writer::default();
+        for alias in &attributes.aliases {
+            rest.bytes(4, alias.as_bytes());
+        }
+        if let Some(ttl) = attributes.ttl {
+            write_duration(&mut rest, 6, ttl);
+        }
+        if attributes.do_not_cache {
+            rest.message(7, |out| out.varint(1, 1));
+        }
+        if let Some(constraints) = &attributes.constraints {
+            rest.bytes(8, constraints);
+        }
+        rest.raw(&attributes.extra);
+        let mut resource = Self { entry, payload, rest: rest.finish(), length: 0 };
+        let name = resource.name().map_or(0, |name| field_len(3, name.len()));
+        let payload = payload.map_or(0, |blob| field_len(2, any_len(blob)));
+        resource.length = field_len(1, 32) + payload + name + resource.rest.len();
+        resource
+    }
+
+    /// `None` where `resource_name` says it.
+    fn name(&self) -> Option<&str> {
+        (self.entry.attributes().constraints.is_none() && !self.entry.name().is_empty()).then_some(self.entry.name())
+    }
+
+    fn wrapped_len(&self) -> usize {
+        field_len(1, WRAPPER.len()) + field_len(2, self.length)
+    }
+
+    fn write(&self, out: &mut Writer) {
+        out.bytes(1, &self.entry.id().digits());
+        if let Some(blob) = self.payload {
+            out.head(2, any_len(blob));
+            write_any(blob, out);
+        }
+        if let Some(name) = self.name() {
+            out.string(3, name);
+        }
+        out.raw(&self.rest);
+    }
+}
+
+fn any_len(blob: &Blob) -> usize {
+    let of = |number, length| if length == 0 { 0 } else { field_len(number, length) };
+    of(1, blob.type_url().as_str().len()) + of(2, blob.value().len())
+}
+
+fn write_any(blob: &Blob, out: &mut Writer) {
     out.string(1, blob.type_url().as_str());
     if !blob.value().is_empty() {
         out.bytes(2, blob.value());
-    }
-}
-
-fn write_resource(entry: &Entry, payload: Option<&Arc<super::Blob>>, out: &mut Writer) {
-    let attributes = entry.attributes();
-    out.string(1, &entry.id().version());
-    if let Some(blob) = payload {
-        out.message(2, |out| write_any(blob, out));
-    }
-    if attributes.constraints.is_none() {
-        out.string(3, entry.name());
-    }
-    for alias in &attributes.aliases {
-        out.bytes(4, alias.as_bytes());
-    }
-    if let Some(ttl) = attributes.ttl {
-        write_duration(out, 6, ttl);
-    }
-    if attributes.do_not_cache {
-        out.message(7, |out| out.varint(1, 1));
-    }
-    if let Some(constraints) = &attributes.constraints {
-        out.bytes(8, constraints);
-    }
-    out.raw(&attributes.extra);
-}
-
-struct Open {
-    out: Writer,
-    type_url: TypeUrl,
-    items: usize,
-    resources: usize,
-    removed: usize,
-}
-
-impl Open {
-    fn new(type_url: &TypeUrl) -> Self {
-        let mut out = Writer::default();
-        out.string(4, type_url.as_str());
-        Self { out, type_url: type_url.clone(), items: 0, resources: 0, removed: 0 }
-    }
-
-    fn add(&mut self, item: Writer, split: Option<usize>, done: &mut Vec<Arc<Frame>>) {
-        let full = split.is_some_and(|most| self.out.len() + item.len() > most);
-        if full && self.items > 0 {
-            let next = Self::new(&self.type_url);
-            done.push(std::mem::replace(self, next).finish());
-        }
-        self.out.raw(&item.finish());
-        self.items += 1;
-    }
-
-    fn finish(self) -> Arc<Frame> {
-        Frame { body: self.out.finish(), resources: self.resources, removed: self.removed }.into()
     }
 }

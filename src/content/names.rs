@@ -1,19 +1,36 @@
 //! Sets of names: sorted, immutable, shared.
 
+use super::intern::Home;
 use crate::xds::Name;
 
 /// A set of resource names. Equal sets made by one store are one object.
-#[derive(Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Debug, Default)]
 pub struct NameSet {
     names: Box<[Name]>,
+    /// `None` in the empty set that no store made.
+    home: Option<Home<NameSet>>,
 }
 
+impl Drop for NameSet {
+    fn drop(&mut self) {
+        if let Some(home) = &self.home {
+            home.leave(self);
+        }
+    }
+}
+
+impl PartialEq for NameSet {
+    fn eq(&self, other: &Self) -> bool {
+        std::ptr::eq(self, other) || self.names == other.names
+    }
+}
+
+impl Eq for NameSet {}
+
 impl NameSet {
-    /// Sorts and removes duplicates.
-    pub(super) fn new(mut names: Vec<Name>) -> Self {
-        names.sort_unstable();
-        names.dedup();
-        Self { names: names.into() }
+    /// `names` are sorted and unique.
+    pub(super) fn new(names: &[Name], home: Home<NameSet>) -> Self {
+        Self { names: names.into(), home: Some(home) }
     }
 
     pub fn contains(&self, name: &str) -> bool {
@@ -23,6 +40,10 @@ impl NameSet {
     /// In ascending order.
     pub fn iter(&self) -> std::slice::Iter<'_, Name> {
         self.names.iter()
+    }
+
+    pub(super) fn as_slice(&self) -> &[Name] {
+        &self.names
     }
 
     pub fn len(&self) -> usize {

@@ -1,73 +1,196 @@
-//! Holds each blob, entry, tree node and set of names once.
+//! Holds each blob, entry, tree node and set of names once, and remembers what
+//! was worked out about them.
+//!
+//! Content is held weakly: what no tree, frame or stream uses is gone. Diffs,
+//! cuts and frames are memoised by the identity of what they are made from,
+//! under one byte budget; [`Store::sweep`], called now and then, lets go of
+//! those that nobody asked for since the last but one.
+//!
+//! Promise: trees, entries, blobs and sets of one store with equal content are
+//! one object, whoever made them. Objects of different stores must not meet.
 
-use super::entry::{Attributes, Blob, Body, Entry};
-use super::frame::{Frames, Parts};
+use super::entry::{Attributes, Blob, Body, Draft, Entry};
+use super::frame::{Encoding, Frames, Parts};
+use super::history::History;
+use super::intern::Table;
+use super::memo::Memo;
 use super::names::NameSet;
-use super::tree::{Diff, Edit, Tree};
+use super::recall::{Counters, Kept};
+use super::tree::{Edit, Tree};
+use super::trie::edit::{Place, Target};
+use super::trie::{self, Nodes};
 use crate::xds::{Name, TypeUrl};
-use bytes::Bytes;
-use std::collections::HashSet;
-use std::sync::{Arc, Mutex};
+use std::hash::{BuildHasher, Hash};
+use std::sync::Arc;
 
-/// The process' content. Everything in it is held weakly: what no tree, frame
-/// or stream uses is gone.
-#[derive(Debug, Default)]
+/// What memoised diffs and frames may take, unless told otherwise.
+pub const MEMO_BUDGET: usize = 64 << 20;
+
+/// The process' content.
+#[derive(Debug)]
 pub struct Store {
-    history: Mutex<HashSet<[u8; 16]>>,
+    blobs: Table<Blob>,
+    entries: Table<Entry>,
+    sets: Table<NameSet>,
+    nodes: Nodes,
+    history: History,
+    pub(super) memo: Memo<Kept>,
+    pub(super) counters: Counters,
+    /// Keyed by the process' start, so that a tenant cannot choose collisions.
+    hasher: foldhash::quality::RandomState,
+    /// A test may choose collisions.
+    key_of: fn(&str) -> u64,
+}
+
+/// How much a store holds, and how often it was spared work.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    pub blobs: usize,
+    pub entries: usize,
+    pub nodes: usize,
+    pub name_sets: usize,
+    /// Ids in the history.
+    pub remembered: usize,
+    /// Bytes of memoised diffs, cuts and frames.
+    pub memo_bytes: usize,
+    /// Bodies that were encoded; one logical response counts once.
+    pub encodes: u64,
+    /// Responses that were encoded already.
+    pub encodes_spared: u64,
+    pub diffs: u64,
+    pub diffs_spared: u64,
+    pub cuts_spared: u64,
 }
 
 impl Store {
     pub fn new() -> Arc<Self> {
-        Arc::default()
+        Self::with_memo_budget(MEMO_BUDGET)
     }
 
-    /// The blob of these bytes, which are copied if it is new.
+    /// A store whose memoised diffs and frames take about `bytes` at most.
+    pub fn with_memo_budget(bytes: usize) -> Arc<Self> {
+        Arc::new(Self::made(bytes, trie::key_of))
+    }
+
+    pub(super) fn made(memo_budget: usize, key_of: fn(&str) -> u64) -> Self {
+        Self {
+            blobs: Table::default(),
+            entries: Table::default(),
+            sets: Table::default(),
+            nodes: Nodes::default(),
+            history: History::default(),
+            memo: Memo::new(memo_budget),
+            counters: Counters::default(),
+            hasher: Default::default(),
+            key_of,
+        }
+    }
+
+    pub(super) fn hash(&self, of: impl Hash) -> u64 {
+        self.hasher.hash_one(of)
+    }
+
+    /// The blob of these bytes, which are copied, and hashed by BLAKE3, only if
+    /// it is new.
     pub fn blob(&self, type_url: &TypeUrl, value: &[u8]) -> Arc<Blob> {
-        Blob::new(type_url.clone(), Bytes::copy_from_slice(value)).into()
+        let hash = self.hash((type_url, value));
+        let same = |blob: &Blob| **blob.value() == *value && blob.type_url() == type_url;
+        self.blobs.intern(hash, same, |home| Blob::new(type_url.clone(), value, home))
     }
 
     /// The entry of this content. From here on its id is part of the history.
     pub fn entry(&self, name: Name, body: Body, attributes: Attributes) -> Arc<Entry> {
-        let entry = Entry::new(name, body, attributes);
-        let mut half = [0; 16];
-        half.copy_from_slice(&entry.id().as_bytes()[..16]);
-        self.history.lock().expect("no panic while held").insert(half);
-        entry.into()
+        let draft = Draft { name, body, attributes };
+        let entry = self.entries.intern(
+            self.hash(&draft),
+            |entry| draft.is(entry),
+            |home| Entry::new(&draft, self.key_of, home),
+        );
+        self.history.note(&entry);
+        entry
     }
 
-    /// Was an entry of this half id ever made here? What was is old.
+    /// Was an entry of this half id ever made here? What was is old. See
+    /// [`history`](super::history) for how far back this goes.
     pub fn remembers(&self, half: &[u8; 16]) -> bool {
-        self.history.lock().expect("no panic while held").contains(half)
+        self.history.remembers(half)
     }
 
-    pub fn names(&self, names: Vec<Name>) -> Arc<NameSet> {
-        NameSet::new(names).into()
+    /// The set of these names, in whatever order and however often.
+    pub fn names(&self, mut names: Vec<Name>) -> Arc<NameSet> {
+        if !names.is_sorted_by(|a, b| a < b) {
+            names.sort_unstable();
+            names.dedup();
+        }
+        let same = |set: &NameSet| set.as_slice() == names;
+        self.sets.intern(self.hash(&names), same, |home| NameSet::new(&names, home))
     }
 
-    /// `tree` with `edits` made in order.
+    /// `set` and `added`; `set` itself where they are in it.
+    pub fn names_with(&self, set: &Arc<NameSet>, added: &[Name]) -> Arc<NameSet> {
+        if added.iter().all(|name| set.contains(name)) {
+            return set.clone();
+        }
+        self.names(set.iter().chain(added).cloned().collect())
+    }
+
+    /// `set` but for `removed`; `set` itself where none of them is in it.
+    pub fn names_without(&self, set: &Arc<NameSet>, removed: &[Name]) -> Arc<NameSet> {
+        if !removed.iter().any(|name| set.contains(name)) {
+            return set.clone();
+        }
+        let removed = self.names(removed.to_vec());
+        self.names(set.iter().filter(|name| !removed.contains(name)).cloned().collect())
+    }
+
+    /// `tree` with `edits`, of which a later one of the same name wins. Costs
+    /// the paths that change; many at once share theirs.
     pub fn edit(&self, tree: &Tree, edits: impl IntoIterator<Item = Edit>) -> Tree {
-        tree.edited(edits)
-    }
-
-    /// What differs; memoised, costs what differs.
-    pub fn diff(&self, from: &Tree, to: &Tree) -> Arc<Diff> {
-        from.diff(to).into()
+        let place = |edit| match edit {
+            Edit::Put(entry) => Place { key: entry.key(), target: Target::Entry(entry) },
+            Edit::Remove(name) => Place { key: (self.key_of)(&name), target: Target::Nothing(name) },
+        };
+        let places = edits.into_iter().map(place).collect();
+        Tree::new(self.nodes.edited(tree.root(), places, &mut |replaced| self.history.note(replaced)))
     }
 
     /// The frames of `parts`, encoded once per content.
     pub fn frames(&self, parts: Parts) -> Frames {
-        parts.encode()
+        self.recalled_frames(&parts)
     }
 
     /// The frames of a step between two trees that many streams take alike:
-    /// memoised by (from, to, encoding), so that `make` runs once.
+    /// memoised by its arguments, so that `make` runs once.
     pub fn step_frames(
         &self,
-        _from: &Tree,
-        _to: &Tree,
-        _encoding: super::Encoding,
+        from: &Tree,
+        to: &Tree,
+        encoding: Encoding,
+        type_url: &TypeUrl,
         make: impl FnOnce() -> Parts,
     ) -> Frames {
-        self.frames(make())
+        self.recalled_step(from, to, encoding, type_url, make)
+    }
+
+    /// Lets go of the diffs and frames that nobody asked for since the last but
+    /// one call. Whoever owns the store calls it every few seconds: a memoised
+    /// diff keeps the entries that it names.
+    pub fn sweep(&self) {
+        self.memo.sweep();
+    }
+
+    /// Looks at every shard: for metrics and tests.
+    pub fn stats(&self) -> Stats {
+        let mut stats = Stats {
+            blobs: self.blobs.len(),
+            entries: self.entries.len(),
+            nodes: self.nodes.len(),
+            name_sets: self.sets.len(),
+            remembered: self.history.len(),
+            memo_bytes: self.memo.bytes(),
+            ..Stats::default()
+        };
+        self.counters.fill(&mut stats);
+        stats
     }
 }

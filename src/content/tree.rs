@@ -1,14 +1,16 @@
 //! The entries of one type.
 
 use super::entry::Entry;
+use super::names::NameSet;
+use super::trie::{self, Node};
 use crate::xds::Name;
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// Immutable, cheap to clone, equal where the content is equal.
+/// Immutable, cheap to clone. Trees of one store with equal content have one
+/// root, whoever built them and in whatever order.
 #[derive(Clone, Debug, Default)]
 pub struct Tree {
-    entries: Arc<BTreeMap<Name, Arc<Entry>>>,
+    root: Option<Arc<Node>>,
 }
 
 /// One change of a tree.
@@ -26,75 +28,59 @@ pub struct Changed {
     pub to: Option<Arc<Entry>>,
 }
 
-/// What differs between two trees.
+impl Changed {
+    /// Its name, or an alias it has or had, is in `set`.
+    pub fn concerns(&self, set: &NameSet) -> bool {
+        let mut aliases = self.from.iter().chain(&self.to).flat_map(|entry| entry.aliases());
+        set.contains(&self.name) || aliases.any(|alias| set.contains(alias))
+    }
+}
+
+/// What differs between two trees, in the trees' order.
 #[derive(Debug, Default)]
 pub struct Diff {
     pub changed: Vec<Changed>,
 }
 
 impl Tree {
+    pub(super) fn new(root: Option<Arc<Node>>) -> Self {
+        Self { root }
+    }
+
+    pub(super) fn root(&self) -> Option<&Arc<Node>> {
+        self.root.as_ref()
+    }
+
+    /// Hashes the name.
     pub fn get(&self, name: &str) -> Option<&Arc<Entry>> {
-        self.entries.get(name)
+        self.find(trie::key_of(name), name)
+    }
+
+    pub(super) fn find(&self, key: u64, name: &str) -> Option<&Arc<Entry>> {
+        self.root.as_ref()?.get(key, name)
     }
 
     pub fn len(&self) -> usize {
-        self.entries.len()
+        self.root.as_ref().map_or(0, |root| root.len())
     }
 
     pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
+        self.root.is_none()
     }
 
-    /// Every entry, in the tree's own order.
-    pub fn iter(&self) -> impl Iterator<Item = &Arc<Entry>> {
-        self.entries.values()
+    /// Every entry, in the tree's own order: by the hash of its name. Who shows
+    /// them to a person sorts them.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = &Arc<Entry>> {
+        trie::Iter::new(self.root.as_ref())
     }
 
-    /// The root hash.
+    /// The root hash. Made when first asked for; then kept.
     pub fn id(&self) -> [u8; 32] {
-        let mut hasher = blake3::Hasher::new();
-        for entry in self.iter() {
-            hasher.update(entry.id().as_bytes());
-        }
-        *hasher.finalize().as_bytes()
+        self.root.as_ref().map_or_else(trie::empty_id, |root| *root.id())
     }
 
-    /// Equal content, by identity.
-    pub fn same(&self, other: &Tree) -> bool {
-        Arc::ptr_eq(&self.entries, &other.entries)
-            || self.entries.len() == other.entries.len() && self.iter().zip(other.iter()).all(|(a, b)| a.id() == b.id())
-    }
-
-    pub(super) fn key(&self) -> usize {
-        Arc::as_ptr(&self.entries) as usize
-    }
-
-    pub(super) fn edited(&self, edits: impl IntoIterator<Item = Edit>) -> Self {
-        let mut entries = (*self.entries).clone();
-        for edit in edits {
-            match edit {
-                Edit::Put(entry) => {
-                    entries.insert(entry.name().clone(), entry);
-                }
-                Edit::Remove(name) => {
-                    entries.remove(&name);
-                }
-            }
-        }
-        Self { entries: entries.into() }
-    }
-
-    pub(super) fn diff(&self, to: &Tree) -> Diff {
-        let mut changed = Vec::new();
-        for entry in self.iter() {
-            let now = to.get(entry.name());
-            if now.is_none_or(|now| now.id() != entry.id()) {
-                changed.push(Changed { name: entry.name().clone(), from: Some(entry.clone()), to: now.cloned() });
-            }
-        }
-        for entry in to.iter().filter(|entry| self.get(entry.name()).is_none()) {
-            changed.push(Changed { name: entry.name().clone(), from: None, to: Some(entry.clone()) });
-        }
-        Diff { changed }
+    /// Equal content, by identity: one comparison of pointers.
+    pub fn same(&self, other: &Self) -> bool {
+        self.root.as_ref().map(Arc::as_ptr) == other.root.as_ref().map(Arc::as_ptr)
     }
 }

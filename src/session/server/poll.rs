@@ -466,12 +466,13 @@ impl Speech {
         match &said.shared {
             Some((_, to)) if whole => {
                 let none = content::Tree::default();
-                store.step_frames(&none, to, self.encoding, || {
+                store.step_frames(&none, to, self.encoding, type_url, || {
                     self.parts(type_url, Said::between(&none, to, store), whole)
                 })
             }
-            Some((from, to)) => store
-                .step_frames(from, to, self.encoding, || self.parts(type_url, Said::between(from, to, store), whole)),
+            Some((from, to)) => store.step_frames(from, to, self.encoding, type_url, || {
+                self.parts(type_url, Said::between(from, to, store), whole)
+            }),
             None if whole => {
                 let mut all = Said { errors: said.errors.clone(), ..Said::default() };
                 all.resources = state.everything(of);
