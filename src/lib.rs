@@ -4,6 +4,7 @@ pub mod admin;
 pub mod clock;
 pub mod config;
 pub mod content;
+pub mod exchange;
 pub mod group;
 pub mod logs;
 pub mod proto;

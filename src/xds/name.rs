@@ -60,6 +60,20 @@ impl<'a> Glob<'a> {
         directory.ends_with('/').then_some(Self { directory, params })
     }
 
+    /// The only glob that can cover `name`, in normal form.
+    pub fn over(name: &str) -> Option<String> {
+        if !name.starts_with(XDSTP) {
+            return None;
+        }
+        let (path, params) = name.split_once('?').unwrap_or((name, ""));
+        let (directory, last) = path.rsplit_once('/')?;
+        if last.is_empty() || last == "*" {
+            return None;
+        }
+        let mark = if params.is_empty() { "" } else { "?" };
+        Some(format!("{directory}/*{mark}{params}"))
+    }
+
     /// Exactly one more segment, and equal parameters.
     pub fn covers(&self, name: &str) -> bool {
         let (path, params) = name.split_once('?').unwrap_or((name, ""));
@@ -108,6 +122,9 @@ mod tests {
         }
         let glob = Glob::parse("xdstp://a/T/foo/*?s=t").unwrap();
         assert!(glob.covers("xdstp://a/T/foo/a?s=t"));
+        assert_eq!(Glob::over("xdstp://a/T/foo/a?s=t").as_deref(), Some("xdstp://a/T/foo/*?s=t"));
+        assert_eq!(Glob::over("xdstp://a/T/foo/a").as_deref(), Some("xdstp://a/T/foo/*"));
+        assert_eq!((Glob::over("xdstp://a/T/foo/*"), Glob::over("a/b")), (None, None));
         assert!(!glob.covers("xdstp://a/T/foo/b"));
     }
 }

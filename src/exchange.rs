@@ -1,0 +1,377 @@
+//! Groups, between their upstream and their sidecars: snapshots go down,
+//! interest goes up. In process; no sockets.
+//!
+//! * Downstream [`join`](Exchange::join)s a group for each stream and gets a
+//!   [`Member`]: it says what the stream wants, reads what is served, and is woken
+//!   when that concerns it. A wake-up is a hint, never a payload.
+//! * Upstream waits for [`next_dirty`](Exchange::next_dirty) and drives the group's
+//!   [`GroupHandle`]: what to subscribe, what to commit.
+//! * [`run`](Exchange::run) is the one timer of all groups.
+//! * The rules are in [`core`], a pure machine: one value for each group.
+//!
+//! Promise: no lock is held over an await or a waker. Who reads what is served
+//! never waits for a commit.
+
+mod commit;
+pub mod core;
+mod expiry;
+mod interest;
+mod kind;
+mod label;
+mod lease;
+mod metrics;
+mod pulse;
+pub mod report;
+mod slot;
+#[cfg(test)]
+mod tests;
+
+pub use self::core::{Applied, GroupState, MemberId};
+pub use self::report::{GroupReport, Holds, NameReport, StreamReport, Subscription, TypeReport};
+
+use self::metrics::{Gauges, Metrics};
+use self::slot::{Calm, Inner, Slot, Woken};
+use crate::clock::Clock;
+use crate::content::{Served, Store};
+use crate::group::GroupKey;
+use crate::session::{Update, Want};
+use crate::xds::{Moment, Name, Timing, TypeUrl};
+use bytes::Bytes;
+use dashmap::DashMap;
+use prometheus_client::registry::Registry;
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+use tokio::sync::Notify;
+
+/// Tells a stream that what its group serves may concern it. It is called
+/// without locks, and must only note the fact and return.
+pub type Waker = Arc<dyn Fn() + Send + Sync>;
+
+/// All groups of this process.
+pub struct Exchange {
+    store: Arc<Store>,
+    timing: Arc<Timing>,
+    clock: Clock,
+    groups: DashMap<GroupKey, Arc<Slot>>,
+    members: AtomicU64,
+    /// Groups whose upstream side has something to do.
+    dirty: Mutex<VecDeque<GroupKey>>,
+    dirty_more: Notify,
+    /// Due first; an item whose group says otherwise is stale.
+    timers: Mutex<BinaryHeap<Reverse<(Moment, GroupKey)>>>,
+    timers_sooner: Notify,
+    calm: Mutex<Calm>,
+    metrics: Metrics,
+}
+
+impl Exchange {
+    pub fn new(store: Arc<Store>, timing: Timing, clock: Clock) -> Arc<Self> {
+        Arc::new(Self {
+            store,
+            timing: timing.into(),
+            clock,
+            groups: DashMap::new(),
+            members: AtomicU64::new(0),
+            dirty: Mutex::default(),
+            dirty_more: Notify::new(),
+            timers: Mutex::default(),
+            timers_sooner: Notify::new(),
+            calm: Mutex::default(),
+            metrics: Metrics::default(),
+        })
+    }
+
+    /// Registers what is counted here.
+    pub fn register(self: &Arc<Self>, registry: &mut Registry) {
+        self.metrics.register(registry);
+        registry.register_collector(Box::new(Gauges(self.clone())));
+    }
+
+    /// Ticks every group when it is due. Runs until it is dropped.
+    pub async fn run(self: Arc<Self>) {
+        loop {
+            let sooner = self.timers_sooner.notified();
+            let next = lock(&self.timers).peek().map(|Reverse((at, _))| *at);
+            tokio::select! {
+                () = self.clock.sleep_until_some(next) => self.tick(),
+                () = sooner => {}
+            }
+        }
+    }
+
+    /// Ticks the groups that are due.
+    fn tick(&self) {
+        let now = self.clock.now();
+        while let Some(key) = self.pop_due(now) {
+            let Some(slot) = self.groups.get(&key).map(|slot| slot.clone()) else { continue };
+            let forget = self.act(&slot, |inner, now| {
+                inner.tick(now, &self.timing);
+                let synced = lock(&self.calm).synced_for(now);
+                inner.forget_due(now, synced, &self.timing)
+            });
+            if forget {
+                let gone = self.groups.remove_if(&key, |_, slot| slot.lock().members() == 0);
+                if gone.is_some() {
+                    tracing::debug!(group = %key, "group forgotten: no members for long enough");
+                }
+            }
+        }
+    }
+
+    fn pop_due(&self, now: Moment) -> Option<GroupKey> {
+        let mut timers = lock(&self.timers);
+        timers.peek().is_some_and(|Reverse((at, _))| *at <= now).then(|| timers.pop())?.map(|Reverse((_, key))| key)
+    }
+
+    /// A stream joins the group `key`. `presented` is the raw `Node` that the
+    /// group presents upstream from now on; `waker` is called when something
+    /// concerns this stream.
+    pub fn join(self: &Arc<Self>, key: GroupKey, presented: Bytes, waker: Waker) -> Member {
+        let id = MemberId(self.members.fetch_add(1, Ordering::Relaxed) + 1);
+        let now = self.clock.now();
+        // The entry stays locked until the stream is a member, so that the
+        // group cannot be forgotten in between.
+        let slot = {
+            let entry = self.groups.entry(key.clone()).or_insert_with(|| {
+                let state = GroupState::new(now, self.store.clone(), self.timing.clone());
+                Arc::new(Slot::new(key, Inner::new(state, now)))
+            });
+            entry.lock().join(id, presented, waker);
+            entry.value().clone()
+        };
+        self.act(&slot, |_, _| ());
+        Member { id, group: GroupHandle { exchange: self.clone(), slot } }
+    }
+
+    /// A group whose upstream side has something to do: it is new, or what it
+    /// wants, the node it presents, or whether it needs a stream has changed. Each
+    /// is named once however often that was so; the group itself is the truth.
+    pub async fn next_dirty(&self) -> GroupKey {
+        loop {
+            let more = self.dirty_more.notified();
+            let next = lock(&self.dirty).pop_front();
+            match next {
+                Some(key) => {
+                    if let Some(slot) = self.groups.get(&key) {
+                        slot.lock().queued = false;
+                    }
+                    if !lock(&self.dirty).is_empty() {
+                        self.dirty_more.notify_one();
+                    }
+                    return key;
+                }
+                None => more.await,
+            }
+        }
+    }
+
+    pub fn group(self: &Arc<Self>, key: &GroupKey) -> Option<GroupHandle> {
+        let slot = self.groups.get(key)?.clone();
+        Some(GroupHandle { exchange: self.clone(), slot })
+    }
+
+    /// Every group, in no order.
+    pub fn groups(self: &Arc<Self>) -> Vec<GroupHandle> {
+        self.slots().into_iter().map(|slot| GroupHandle { exchange: self.clone(), slot }).collect()
+    }
+
+    fn slots(&self) -> Vec<Arc<Slot>> {
+        self.groups.iter().map(|slot| slot.clone()).collect()
+    }
+
+    pub(crate) fn each(&self, mut look: impl FnMut(&Inner)) {
+        self.slots().iter().for_each(|slot| look(&slot.lock()));
+    }
+
+    /// Does `step` to a group, publishes what came of it, and then, without
+    /// locks, tells whom it concerns.
+    fn act<R>(&self, slot: &Arc<Slot>, step: impl FnOnce(&mut Inner, Moment) -> R) -> R {
+        let now = self.clock.now();
+        let (result, woken) = {
+            let mut inner = slot.lock();
+            let result = step(&mut inner, now);
+            (result, slot.settle(&mut inner, now, &self.timing))
+        };
+        let Woken { wakers, dirty, timer, calm } = woken;
+        if let Some(synced) = calm {
+            lock(&self.calm).count(now, synced);
+        }
+        if dirty {
+            lock(&self.dirty).push_back(slot.key.clone());
+            self.dirty_more.notify_one();
+        }
+        if let Some(at) = timer {
+            self.schedule(at, &slot.key);
+        }
+        self.metrics.woke(wakers.len());
+        wakers.iter().for_each(|waker| waker());
+        result
+    }
+
+    fn schedule(&self, at: Moment, key: &GroupKey) {
+        let mut timers = lock(&self.timers);
+        let sooner = timers.peek().is_none_or(|Reverse((first, _))| at < *first);
+        timers.push(Reverse((at, key.clone())));
+        drop(timers);
+        if sooner {
+            self.timers_sooner.notify_one();
+        }
+    }
+}
+
+impl fmt::Debug for Exchange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Exchange").field("groups", &self.groups.len()).finish_non_exhaustive()
+    }
+}
+
+/// One stream's place in its group. Leaves when it is dropped.
+#[derive(Debug)]
+pub struct Member {
+    id: MemberId,
+    group: GroupHandle,
+}
+
+impl Member {
+    /// From now on the stream wants this of the type, and nothing else of it.
+    pub fn want(&self, want: Want) {
+        self.group.act(|inner, now| inner.state_mut().want(now, self.id, &want));
+    }
+
+    /// What the group serves now.
+    pub fn served(&self) -> Arc<Served> {
+        self.group.slot.served()
+    }
+
+    pub fn id(&self) -> MemberId {
+        self.id
+    }
+
+    pub fn group(&self) -> &GroupHandle {
+        &self.group
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        self.group.act(|inner, now| inner.leave(now, self.id));
+    }
+}
+
+/// One group, as its upstream side and the operator see it.
+#[derive(Clone)]
+pub struct GroupHandle {
+    exchange: Arc<Exchange>,
+    slot: Arc<Slot>,
+}
+
+impl GroupHandle {
+    fn act<R>(&self, step: impl FnOnce(&mut Inner, Moment) -> R) -> R {
+        self.exchange.act(&self.slot, step)
+    }
+
+    pub fn key(&self) -> &GroupKey {
+        &self.slot.key
+    }
+
+    /// What to subscribe to: each type that was ever wanted, with the union.
+    pub fn wanted_upstream(&self) -> Vec<Want> {
+        self.slot.lock().state_mut().wanted_upstream()
+    }
+
+    /// The `initial_resource_versions` of a new stream (C-134).
+    pub fn held_versions(&self, type_url: &TypeUrl) -> Vec<(Name, String)> {
+        self.slot.lock().state().held_versions(type_url)
+    }
+
+    /// The raw `Node` to present: that of the newest member.
+    pub fn presented(&self) -> Bytes {
+        self.slot.lock().presented.clone()
+    }
+
+    /// How many streams are members; the fullest groups are connected first.
+    pub fn members(&self) -> usize {
+        self.slot.lock().members()
+    }
+
+    /// Nobody was a member for so long that the upstream stream is to be closed.
+    pub fn is_idle(&self) -> bool {
+        self.slot.lock().idle
+    }
+
+    /// Commits what the upstream says. After this it may be acknowledged.
+    pub fn apply(&self, update: Update) -> Applied {
+        let (type_url, label, received) = (update.type_url.clone(), update.label.clone(), update.received);
+        let (applied, now) = self.act(|inner, now| (inner.state_mut().apply(now, update), now));
+        self.exchange.metrics.committed(&type_url, applied, now.since(received));
+        if applied.changed > 0 {
+            tracing::debug!(
+                group = %self.key(), type_url = type_url.short(), %label, names = applied.changed, "snapshot changed"
+            );
+        }
+        if applied.ignored > 0 {
+            tracing::debug!(
+                group = %self.key(), type_url = type_url.short(), names = applied.ignored,
+                "resources left out: no subscription covers them"
+            );
+        }
+        applied
+    }
+
+    /// See [`GroupState::stream_opened`].
+    pub fn stream_opened(&self, address: Arc<str>) {
+        self.act(|inner, now| inner.state_mut().stream_opened(now, address));
+    }
+
+    /// See [`GroupState::stream_lost`].
+    pub fn stream_lost(&self, reason: Arc<str>) {
+        self.act(|inner, now| inner.state_mut().stream_lost(now, reason));
+    }
+
+    /// See [`GroupState::stream_closed`].
+    pub fn stream_closed(&self) {
+        self.act(|inner, now| inner.state_mut().stream_closed(now));
+    }
+
+    /// See [`GroupState::asked`].
+    pub fn asked(&self, type_url: &TypeUrl) {
+        self.act(|inner, now| inner.state_mut().asked(now, type_url));
+    }
+
+    /// See [`GroupState::heard`].
+    pub fn heard(&self) {
+        self.act(|inner, now| inner.state_mut().heard(now));
+    }
+
+    pub fn set_rtt(&self, rtt: Duration) {
+        self.slot.lock().state_mut().set_rtt(rtt);
+    }
+
+    pub fn served(&self) -> Arc<Served> {
+        self.slot.served()
+    }
+
+    pub fn report(&self) -> GroupReport {
+        self.slot.lock().state().report(self.exchange.clock.now())
+    }
+
+    /// Everything about one name; `None` where nobody ever wanted the type.
+    pub fn explain(&self, type_url: &TypeUrl, name: &Name) -> Option<NameReport> {
+        self.slot.lock().state().explain(type_url, name)
+    }
+}
+
+impl fmt::Debug for GroupHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("GroupHandle").field(self.key()).finish()
+    }
+}
+
+/// A lock whose holders never panic half-way through a change.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}

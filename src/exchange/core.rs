@@ -1,0 +1,398 @@
+//! One group's state, as a value.
+//!
+//! A [`GroupState`] joins what the members want, subscribes upstream to the
+//! union of it, and turns what the upstream says into what is served. It reads no
+//! clock and touches no socket: the exchange and the simulator drive it.
+//!
+//! * From below: [`want`](GroupState::want), [`leave`](GroupState::leave)
+//! * From above: [`stream_opened`](GroupState::stream_opened), [`asked`](GroupState::asked),
+//!   [`apply`](GroupState::apply), [`stream_lost`](GroupState::stream_lost)
+//! * Time: [`deadline`](GroupState::deadline), [`tick`](GroupState::tick)
+//! * After any of these: [`served`](GroupState::served), [`wanted_upstream`](GroupState::wanted_upstream),
+//!   and whom it concerns: [`take_wakes`](GroupState::take_wakes), [`take_asks_changed`](GroupState::take_asks_changed)
+//!
+//! Promise: loss of the upstream takes nothing away (C-137); only the upstream's
+//! own word does, the TTLs it set, and an hour of nobody wanting it. What moves
+//! nothing makes nothing new (C-142). A change costs what it changes and wakes
+//! those whom it concerns.
+
+use super::commit::Committed;
+use super::kind::{GroupType, Scene};
+use super::lease::By;
+use crate::content::{Body, Changed, Reach, Refs, Served, Store};
+use crate::session::{Update, Want};
+use crate::xds::time::earliest;
+use crate::xds::{Kind, Moment, Name, Timing, TypeUrl, cluster, name};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// One stream within one group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct MemberId(pub u64);
+
+/// What an [`Update`] did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Applied {
+    /// Names that stand for something else now.
+    pub changed: usize,
+    /// Names whose TTL was refreshed and nothing else (C-131).
+    pub touched: usize,
+    /// Resources that no subscription covers; they were left out.
+    pub ignored: usize,
+}
+
+/// The group's upstream stream.
+#[derive(Debug)]
+pub(super) enum Line {
+    Up {
+        address: Arc<str>,
+        opened: Moment,
+        heard: Option<Moment>,
+        /// Since when nothing was heard, if the stream before it ended.
+        silent: Option<Moment>,
+    },
+    /// `ours`: nobody needed one, so that nothing is wrong.
+    Down { since: Moment, reason: Arc<str>, ours: bool },
+}
+
+#[derive(Debug)]
+pub struct GroupState {
+    store: Arc<Store>,
+    timing: Arc<Timing>,
+    pub(super) types: BTreeMap<TypeUrl, GroupType>,
+    refs: Refs,
+    pub(super) line: Line,
+    rtt: Duration,
+    /// Held cluster that is subscribed → the assignment it refers to.
+    assignments: HashMap<Name, Name>,
+    served: Arc<Served>,
+    wakes: BTreeSet<MemberId>,
+    asks_changed: bool,
+}
+
+impl GroupState {
+    pub fn new(now: Moment, store: Arc<Store>, timing: Arc<Timing>) -> Self {
+        let reason: Arc<str> = "no upstream stream was opened yet".into();
+        let upstream = Reach::Silent { since: now, reason: reason.clone() };
+        Self {
+            store,
+            timing,
+            types: BTreeMap::new(),
+            refs: Refs::default(),
+            line: Line::Down { since: now, reason, ours: true },
+            rtt: Duration::ZERO,
+            assignments: HashMap::new(),
+            served: Arc::new(Served { upstream, ..Served::default() }),
+            wakes: BTreeSet::new(),
+            asks_changed: false,
+        }
+    }
+
+    // From below.
+
+    /// From now on `member` wants this of the type, and nothing else of it.
+    pub fn want(&mut self, now: Moment, member: MemberId, want: &Want) {
+        if let Line::Down { since, ours: true, .. } = &mut self.line
+            && self.types.values().all(|kind| kind.interest.is_empty())
+        {
+            // The first one to want something: the upstream has its time from here.
+            *since = now;
+        }
+        self.step(now, &want.type_url, |kind, scene| {
+            let moved = kind.interest.replace(member, want);
+            kind.interest_moved(scene, moved);
+            Vec::new()
+        });
+    }
+
+    /// `member` is gone.
+    pub fn leave(&mut self, now: Moment, member: MemberId) {
+        let types: Vec<_> = self.types.keys().cloned().collect();
+        for type_url in types {
+            self.quiet_step(now, &type_url, |kind, scene| {
+                let moved = kind.interest.remove(member);
+                kind.interest_moved(scene, moved);
+                Vec::new()
+            });
+        }
+        self.wakes.remove(&member);
+        self.publish(now);
+    }
+
+    // From above.
+
+    /// The group's stream stands on the control plane at `address`.
+    pub fn stream_opened(&mut self, now: Moment, address: Arc<str>) {
+        let silent = match &self.line {
+            Line::Down { since, ours: false, .. } => Some(*since),
+            Line::Up { silent, heard: None, .. } => *silent,
+            _ => None,
+        };
+        self.line = Line::Up { address, opened: now, heard: None, silent };
+        self.types.values_mut().for_each(|kind| kind.pulse.opened(now));
+        self.publish(now);
+    }
+
+    /// No stream stands: it ended, or could not be opened. `reason` names the
+    /// upstream and what went wrong.
+    pub fn stream_lost(&mut self, now: Moment, reason: Arc<str>) {
+        let since = match &self.line {
+            Line::Up { heard: None, silent: Some(since), .. } => *since,
+            Line::Down { since, ours: false, .. } => *since,
+            _ => now,
+        };
+        self.end_stream(now, Line::Down { since, reason, ours: false });
+    }
+
+    /// We ended the stream: nobody needs it.
+    pub fn stream_closed(&mut self, now: Moment) {
+        let reason = "the upstream stream was closed because nobody needed it".into();
+        self.end_stream(now, Line::Down { since: now, reason, ours: true });
+    }
+
+    fn end_stream(&mut self, now: Moment, line: Line) {
+        let heard = self.heard_last();
+        self.line = line;
+        for kind in self.types.values_mut() {
+            kind.pulse.closed(now, heard);
+            kind.stop_waiting();
+        }
+        self.publish(now);
+    }
+
+    /// An ask for something of the type was written upstream.
+    pub fn asked(&mut self, now: Moment, type_url: &TypeUrl) {
+        if let Some(kind) = self.types.get_mut(type_url) {
+            kind.pulse.asked(now);
+        }
+    }
+
+    /// The upstream's connection gave a sign of life.
+    pub fn heard(&mut self, now: Moment) {
+        if let Line::Up { heard, .. } = &mut self.line {
+            *heard = Some(now);
+        }
+    }
+
+    /// The measured round-trip time to the upstream.
+    pub fn set_rtt(&mut self, rtt: Duration) {
+        self.rtt = rtt;
+    }
+
+    /// Commits what the upstream says. After this it may be acknowledged.
+    pub fn apply(&mut self, now: Moment, update: Update) -> Applied {
+        self.heard(now);
+        let mut applied = Applied::default();
+        let type_url = update.type_url.clone();
+        self.step(now, &type_url, |kind, scene| {
+            let Committed { changed, touched, ignored } = kind.commit(scene, update);
+            applied = Applied { changed: changed.len(), touched, ignored };
+            changed
+        });
+        applied
+    }
+
+    // Time.
+
+    /// Does what is due; to be called at [`deadline`](Self::deadline).
+    pub fn tick(&mut self, now: Moment) {
+        let types: Vec<_> = self.types.keys().cloned().collect();
+        for type_url in types {
+            self.quiet_step(now, &type_url, |kind, scene| kind.tick(scene));
+        }
+        self.publish(now);
+    }
+
+    /// When [`tick`](Self::tick) has something to do.
+    pub fn deadline(&self, now: Moment) -> Option<Moment> {
+        self.types.values().fold(None, |first, kind| earliest(first, kind.deadline(now, &self.timing)))
+    }
+
+    // What came of it.
+
+    /// What the group serves now: another object whenever a stream must see
+    /// something else.
+    pub fn served(&self) -> Arc<Served> {
+        self.served.clone()
+    }
+
+    /// What the group subscribes to, for each type that was ever wanted: the
+    /// union of the members' interest, what lingers, and the assignments of the
+    /// clusters that are held.
+    pub fn wanted_upstream(&mut self) -> Vec<Want> {
+        let store = &self.store;
+        self.types.values_mut().map(|kind| kind.union(store)).collect()
+    }
+
+    /// What is held of what is subscribed, with the upstream's own versions, empty
+    /// where it gives none: the `initial_resource_versions` of a new stream (C-134).
+    pub fn held_versions(&self, type_url: &TypeUrl) -> Vec<(Name, String)> {
+        let Some(kind) = self.types.get(type_url) else { return Vec::new() };
+        let held = kind.tree.iter().filter(|entry| entry.is_present() && kind.covers(entry.name(), entry.aliases()));
+        held.map(|entry| {
+            let version = kind.versions.get(entry.name()).map(|version| version.to_string());
+            (entry.name().clone(), version.unwrap_or_default())
+        })
+        .collect()
+    }
+
+    /// The members whom anything concerns since this was last called.
+    pub fn take_wakes(&mut self) -> BTreeSet<MemberId> {
+        std::mem::take(&mut self.wakes)
+    }
+
+    /// Has [`wanted_upstream`](Self::wanted_upstream) changed since this was last called?
+    pub fn take_asks_changed(&mut self) -> bool {
+        std::mem::take(&mut self.asks_changed)
+    }
+
+    /// A stream stands and has answered something, and no ask is overdue.
+    pub fn is_synced(&self, now: Moment) -> bool {
+        matches!(self.line, Line::Up { heard: Some(_), .. })
+            && self.types.values().all(|kind| kind.pulse.overdue(now, &self.timing).is_none())
+    }
+
+    // Inside.
+
+    pub(super) fn heard_last(&self) -> Option<Moment> {
+        match self.line {
+            Line::Up { heard, .. } => heard,
+            Line::Down { .. } => None,
+        }
+    }
+
+    pub(super) fn timing(&self) -> &Timing {
+        &self.timing
+    }
+
+    /// A step of one type and what follows from it.
+    fn step(&mut self, now: Moment, type_url: &TypeUrl, act: impl FnOnce(&mut GroupType, &Scene<'_>) -> Vec<Changed>) {
+        self.quiet_step(now, type_url, act);
+        self.publish(now);
+    }
+
+    /// The same, without publishing.
+    fn quiet_step(
+        &mut self,
+        now: Moment,
+        type_url: &TypeUrl,
+        act: impl FnOnce(&mut GroupType, &Scene<'_>) -> Vec<Changed>,
+    ) {
+        let connected = self.reach(now) == Reach::Answering;
+        let open = matches!(self.line, Line::Up { .. });
+        let scene = Scene { now, store: &self.store, timing: &self.timing, connected, rtt: self.rtt };
+        let kind = self.types.entry(type_url.clone()).or_insert_with(|| new_type(type_url, open, now));
+        let changed = act(kind, &scene);
+        if type_url.kind() == Kind::Cluster {
+            self.follow_clusters(now, type_url, &changed);
+        }
+    }
+
+    /// Assignments are asked for as soon as their cluster is held, and not any
+    /// more when it is not (DESIGN: before any sidecar asks).
+    fn follow_clusters(&mut self, now: Moment, clusters: &TypeUrl, changed: &[Changed]) {
+        let Some(kind) = self.types.get_mut(clusters) else { return };
+        let mut names = std::mem::take(&mut kind.notes.covered);
+        if std::mem::take(&mut kind.notes.all_covered) {
+            names.extend(kind.tree.iter().map(|entry| entry.name().clone()));
+        }
+        let fresh = changed.iter().map(|change| (change.name.clone(), true));
+        let work: BTreeMap<Name, bool> = names.into_iter().map(|name| (name, false)).chain(fresh).collect();
+        let steps: Vec<_> = work
+            .into_iter()
+            .map(|(name, restate)| (kind.resolve(&name).map_or(name.clone(), |entry| entry.name().clone()), restate))
+            .map(|(name, restate)| (assignment(kind, &name), name, restate))
+            .collect();
+        let Some(endpoints) = TypeUrl::from_short("eds") else { return };
+        for (wanted, name, restate) in steps {
+            let before = self.assignments.get(&name).cloned();
+            if before == wanted && !(restate && wanted.is_some()) {
+                continue;
+            }
+            self.quiet_step(now, &endpoints, |kind, scene| {
+                if let Some(wanted) = &wanted {
+                    if restate {
+                        kind.restate(scene, wanted);
+                    }
+                    if before.as_ref() != Some(wanted) {
+                        kind.take(scene, wanted, By::Cluster);
+                    }
+                }
+                if let Some(before) = before.filter(|before| Some(before) != wanted.as_ref()) {
+                    kind.give(scene, &before, By::Cluster);
+                }
+                Vec::new()
+            });
+            match wanted {
+                Some(wanted) => self.assignments.insert(name, wanted),
+                None => self.assignments.remove(&name),
+            };
+        }
+    }
+
+    fn reach(&self, now: Moment) -> Reach {
+        match &self.line {
+            Line::Down { since, reason, .. } => Reach::Silent { since: *since, reason: reason.clone() },
+            Line::Up { address, .. } => {
+                let overdue = |kind: &GroupType| Some((kind.pulse.overdue(now, &self.timing)?, kind.url.short()));
+                match self.types.values().filter_map(overdue).min() {
+                    None => Reach::Answering,
+                    Some((since, short)) => {
+                        let waited = self.timing.unanswered.as_secs_f64();
+                        let reason = format!("{address} has not answered an ask for {short} for more than {waited} s");
+                        Reach::Silent { since, reason: reason.into() }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Makes what was noted visible.
+    fn publish(&mut self, now: Moment) {
+        let upstream = self.reach(now);
+        let trees =
+            self.types.values().filter(|kind| kind.notes.serve).map(|kind| (kind.url.clone(), kind.tree.clone()));
+        let next = self.refs.upstream().next(trees.collect::<Vec<_>>());
+        self.refs.commit(next);
+        let mut served = None;
+        for (type_url, kind) in &mut self.types {
+            self.asks_changed |= std::mem::take(&mut kind.notes.asks);
+            self.wakes.append(&mut kind.notes.wakes);
+            if std::mem::take(&mut kind.notes.serve) {
+                let next: &mut Served = served.get_or_insert_with(|| Served::clone(&self.served));
+                let tree = self.refs.served().tree(type_url).cloned().unwrap_or_default();
+                let made = kind.serve(&self.store, tree);
+                let before = next.types.insert(type_url.clone(), Arc::new(made));
+                let moved = before.is_none_or(|before| !before.tree.same(&kind.tree));
+                if moved && type_url.unsettles() && kind.committed != Moment::START {
+                    next.unsettled = now;
+                }
+            }
+        }
+        if upstream != self.served.upstream {
+            // Who waits for a first answer must know; nobody else minds.
+            self.types.values().for_each(|kind| self.wakes.extend(kind.interest.everybody()));
+            served.get_or_insert_with(|| Served::clone(&self.served)).upstream = upstream;
+        }
+        if let Some(served) = served {
+            self.served = served.into();
+        }
+    }
+}
+
+fn new_type(type_url: &TypeUrl, open: bool, now: Moment) -> GroupType {
+    let mut kind = GroupType::new(type_url.clone());
+    if open {
+        kind.pulse.opened(now);
+    }
+    kind
+}
+
+/// The assignment that a cluster refers to, while it is held and subscribed.
+fn assignment(kind: &GroupType, name: &Name) -> Option<Name> {
+    let entry = kind.tree.get(name)?;
+    let Body::Resource(blob) = entry.body() else { return None };
+    let called = cluster::eds_name(blob.value())?;
+    kind.covers(name, entry.aliases()).then(|| name::normal(&called))
+}

@@ -1,0 +1,79 @@
+//! When the TTLs of a type's resources run out (C-132).
+
+use crate::xds::{Moment, Name};
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap};
+
+#[derive(Debug, Default)]
+pub(super) struct Expiry {
+    until: HashMap<Name, Moment>,
+    /// One item a name; its moment may have been put off since.
+    queue: BinaryHeap<Reverse<(Moment, Name)>>,
+}
+
+impl Expiry {
+    /// The TTL of `name` runs until then.
+    pub(super) fn set(&mut self, name: &Name, until: Moment) {
+        let before = self.until.insert(name.clone(), until);
+        // A later moment is found when the earlier one is popped.
+        if before.is_none_or(|before| until < before) {
+            self.queue.push(Reverse((until, name.clone())));
+        }
+    }
+
+    pub(super) fn clear(&mut self, name: &str) {
+        if !self.until.is_empty() {
+            self.until.remove(name);
+        }
+    }
+
+    pub(super) fn of(&self, name: &str) -> Option<Moment> {
+        self.until.get(name).copied()
+    }
+
+    /// A name whose TTL has run out; it is forgotten here.
+    pub(super) fn pop(&mut self, now: Moment) -> Option<Name> {
+        while self.queue.peek().is_some_and(|Reverse((at, _))| *at <= now) {
+            let Reverse((_, name)) = self.queue.pop()?;
+            match self.until.get(&name) {
+                Some(until) if *until <= now => {
+                    self.until.remove(&name);
+                    return Some(name);
+                }
+                Some(until) => self.queue.push(Reverse((*until, name))),
+                None => {}
+            }
+        }
+        None
+    }
+
+    pub(super) fn deadline(&self) -> Option<Moment> {
+        self.queue.peek().map(|Reverse((at, _))| *at)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    fn at(seconds: u64) -> Moment {
+        Moment::from_start(Duration::from_secs(seconds))
+    }
+
+    #[test]
+    fn a_heartbeat_puts_the_end_off() {
+        let (a, b): (Name, Name) = ("a".into(), "b".into());
+        let mut expiry = Expiry::default();
+        expiry.set(&a, at(5));
+        expiry.set(&b, at(6));
+        expiry.set(&a, at(9));
+        assert_eq!(expiry.deadline(), Some(at(5)));
+        assert_eq!(expiry.pop(at(6)), Some(b));
+        assert_eq!(expiry.pop(at(8)), None);
+        expiry.set(&a, at(8));
+        assert_eq!(expiry.pop(at(8)), Some(a));
+        assert_eq!(expiry.pop(at(99)), None);
+        assert_eq!(expiry.deadline(), None);
+    }
+}

@@ -1,0 +1,150 @@
+//! What the exchange counts. No label names a group, a node or a resource.
+
+use super::Exchange;
+use super::core::Applied;
+use crate::xds::{Moment, TypeUrl};
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeLabelValue, EncodeMetric};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Registry, Unit};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// In seconds, from a millisecond to a minute.
+const LATENCY: [f64; 16] =
+    [0.0001, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+enum Result {
+    Changed,
+    Unchanged,
+    Touched,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CommitLabels {
+    r#type: &'static str,
+    result: Result,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct TypeLabels {
+    r#type: &'static str,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Metrics {
+    commits: Family<CommitLabels, Counter>,
+    ignored: Family<TypeLabels, Counter>,
+    wakeups: Counter,
+    latency: Histogram,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self {
+            commits: Family::default(),
+            ignored: Family::default(),
+            wakeups: Counter::default(),
+            latency: Histogram::new(LATENCY),
+        }
+    }
+}
+
+impl Metrics {
+    pub(super) fn register(&self, registry: &mut Registry) {
+        registry.register("commits", "Upstream responses committed, by what they did", self.commits.clone());
+        registry.register(
+            "resources_ignored",
+            "Resources the upstream sent that no subscription covers",
+            self.ignored.clone(),
+        );
+        registry.register("wakeups", "Streams told that something concerns them", self.wakeups.clone());
+        registry.register_with_unit(
+            "commit_latency",
+            "From the arrival of an upstream response to its commit",
+            Unit::Seconds,
+            self.latency.clone(),
+        );
+    }
+
+    pub(super) fn committed(&self, type_url: &TypeUrl, applied: Applied, took: Duration) {
+        let result = match applied {
+            Applied { changed: 1.., .. } => Result::Changed,
+            Applied { touched: 1.., .. } => Result::Touched,
+            _ => Result::Unchanged,
+        };
+        let r#type = type_url.short();
+        self.commits.get_or_create(&CommitLabels { r#type, result }).inc();
+        if applied.ignored > 0 {
+            self.ignored.get_or_create(&TypeLabels { r#type }).inc_by(applied.ignored as u64);
+        }
+        self.latency.observe(took.as_secs_f64());
+    }
+
+    pub(super) fn woke(&self, streams: usize) {
+        self.wakeups.inc_by(streams as u64);
+    }
+}
+
+/// Gauges that are read when somebody asks.
+#[derive(Debug)]
+pub(super) struct Gauges(pub(super) Arc<Exchange>);
+
+/// The sum of what the groups hold of one type.
+#[derive(Debug, Default)]
+struct Total {
+    resources: usize,
+    oldest: Option<Duration>,
+}
+
+impl Collector for Gauges {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> std::result::Result<(), std::fmt::Error> {
+        let (mut groups, mut members) = (0, 0);
+        let mut types: BTreeMap<&'static str, Total> = BTreeMap::new();
+        let now: Moment = self.0.clock.now();
+        self.0.each(|inner| {
+            groups += 1;
+            members += inner.members();
+            for (type_url, resources) in inner.state().sizes() {
+                types.entry(type_url.short()).or_default().resources += resources;
+            }
+            if inner.members() > 0 {
+                for (type_url, age) in inner.state().confirmations(now) {
+                    let total = types.entry(type_url.short()).or_default();
+                    total.oldest = total.oldest.max(age);
+                }
+            }
+        });
+        gauge(&mut encoder, "groups", "Groups known", None, [(None, groups as f64)])?;
+        gauge(&mut encoder, "members", "Streams that are members of a group", None, [(None, members as f64)])?;
+        let held = types.iter().map(|(name, total)| (Some(*name), total.resources as f64));
+        gauge(&mut encoder, "resources", "Names held, summed over groups", None, held)?;
+        let ages = types.iter().filter_map(|(name, total)| Some((Some(*name), total.oldest?.as_secs_f64())));
+        let help = "Since the upstream last confirmed it, of the group with members that waits longest";
+        gauge(&mut encoder, "snapshot_age", help, Some(&Unit::Seconds), ages)
+    }
+}
+
+fn gauge(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    unit: Option<&Unit>,
+    values: impl IntoIterator<Item = (Option<&'static str>, f64)>,
+) -> std::result::Result<(), std::fmt::Error> {
+    let mut metric = encoder.encode_descriptor(name, help, unit, MetricType::Gauge)?;
+    for (r#type, value) in values {
+        let value = ConstGauge::new(value);
+        match r#type {
+            Some(r#type) => value.encode(metric.encode_family(&TypeLabels { r#type })?)?,
+            None => return value.encode(metric),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,194 @@
+//! One group in the shell: its state behind a lock, what it serves beside it.
+
+use super::core::{GroupState, MemberId};
+use super::{Waker, lock};
+use crate::content::Served;
+use crate::group::GroupKey;
+use crate::xds::time::earliest;
+use crate::xds::{Moment, Timing};
+use bytes::Bytes;
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Duration;
+
+pub(crate) struct Slot {
+    pub(super) key: GroupKey,
+    inner: Mutex<Inner>,
+    /// Read by streams, who must not wait for a commit.
+    served: RwLock<Arc<Served>>,
+}
+
+/// What only one may touch at a time.
+pub(crate) struct Inner {
+    state: GroupState,
+    wakers: HashMap<MemberId, Waker>,
+    /// The node of the newest member.
+    pub(super) presented: Bytes,
+    /// Nobody is a member, since then.
+    empty: Option<Moment>,
+    /// … for so long that the upstream stream is not needed.
+    pub(super) idle: bool,
+    /// How long any upstream had been synced when it became idle.
+    idle_from: Option<Duration>,
+    /// When to look whether it is to be forgotten.
+    look: Option<Moment>,
+    /// The upstream side has something to do …
+    dirty: bool,
+    /// … and has been told.
+    pub(super) queued: bool,
+    /// The soonest timer set.
+    timer: Option<Moment>,
+    synced: bool,
+}
+
+/// What is to be done without the lock.
+pub(super) struct Woken {
+    pub(super) wakers: Vec<Waker>,
+    pub(super) dirty: bool,
+    pub(super) timer: Option<Moment>,
+    /// The group has become synced, or is no more.
+    pub(super) calm: Option<bool>,
+}
+
+impl Slot {
+    pub(super) fn new(key: GroupKey, inner: Inner) -> Self {
+        let served = RwLock::new(inner.state.served());
+        Self { key, inner: inner.into(), served }
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, Inner> {
+        lock(&self.inner)
+    }
+
+    pub(super) fn served(&self) -> Arc<Served> {
+        self.served.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Publishes what a step made, and says whom to tell.
+    pub(super) fn settle(&self, inner: &mut Inner, now: Moment, timing: &Timing) -> Woken {
+        let served = inner.state.served();
+        {
+            let mut published = self.served.write().unwrap_or_else(PoisonError::into_inner);
+            if !Arc::ptr_eq(&published, &served) {
+                *published = served;
+            }
+        }
+        let wakes = inner.state.take_wakes();
+        let wakers = wakes.iter().filter_map(|member| inner.wakers.get(member)).cloned().collect();
+        inner.dirty |= inner.state.take_asks_changed();
+        let dirty = std::mem::take(&mut inner.dirty) && !inner.queued;
+        inner.queued |= dirty;
+        let synced = inner.state.is_synced(now);
+        let calm = (synced != inner.synced).then_some(synced);
+        inner.synced = synced;
+        let due = earliest(inner.state.deadline(now), inner.deadline(timing));
+        let timer = due.filter(|due| inner.timer.is_none_or(|set| *due < set));
+        inner.timer = timer.or(inner.timer);
+        Woken { wakers, dirty, timer, calm }
+    }
+}
+
+impl Inner {
+    pub(super) fn new(state: GroupState, now: Moment) -> Self {
+        Self {
+            state,
+            wakers: HashMap::new(),
+            presented: Bytes::new(),
+            empty: Some(now),
+            idle: false,
+            idle_from: None,
+            look: None,
+            dirty: true,
+            queued: false,
+            timer: None,
+            synced: false,
+        }
+    }
+
+    pub(super) fn state(&self) -> &GroupState {
+        &self.state
+    }
+
+    pub(super) fn state_mut(&mut self) -> &mut GroupState {
+        &mut self.state
+    }
+
+    pub(super) fn members(&self) -> usize {
+        self.wakers.len()
+    }
+
+    pub(super) fn join(&mut self, member: MemberId, presented: Bytes, waker: Waker) {
+        self.dirty |= self.idle || self.presented != presented;
+        self.presented = presented;
+        self.wakers.insert(member, waker);
+        (self.empty, self.idle, self.idle_from, self.look) = (None, false, None, None);
+    }
+
+    pub(super) fn leave(&mut self, now: Moment, member: MemberId) {
+        self.wakers.remove(&member);
+        self.state.leave(now, member);
+        if self.wakers.is_empty() {
+            self.empty = Some(now);
+        }
+    }
+
+    pub(super) fn tick(&mut self, now: Moment, timing: &Timing) {
+        self.timer = None;
+        self.state.tick(now);
+        if !self.idle && self.empty.is_some_and(|since| now.since(since) >= timing.group_idle) {
+            self.idle = true;
+            self.dirty = true;
+        }
+    }
+
+    /// Has the group been idle for long enough to be forgotten, as long as *any*
+    /// upstream was synced (`synced`, all in all)? Its own has no stream by now.
+    pub(super) fn forget_due(&mut self, now: Moment, synced: Duration, timing: &Timing) -> bool {
+        if !self.idle {
+            return false;
+        }
+        let from = *self.idle_from.get_or_insert(synced);
+        let left = (from + timing.group_forget).saturating_sub(synced);
+        // It cannot be so any sooner.
+        self.look = Some(now + left);
+        left.is_zero()
+    }
+
+    fn deadline(&self, timing: &Timing) -> Option<Moment> {
+        let since = self.empty?;
+        if self.idle { self.look } else { Some(since + timing.group_idle) }
+    }
+}
+
+/// How long at least one group's upstream has been synced, all in all.
+#[derive(Debug, Default)]
+pub(super) struct Calm {
+    synced: usize,
+    total: Duration,
+    since: Option<Moment>,
+}
+
+impl Calm {
+    pub(super) fn count(&mut self, now: Moment, synced: bool) {
+        self.synced = if synced { self.synced + 1 } else { self.synced.saturating_sub(1) };
+        match (self.synced, self.since) {
+            (0, Some(since)) => {
+                self.total += now.since(since);
+                self.since = None;
+            }
+            (1.., None) => self.since = Some(now),
+            _ => {}
+        }
+    }
+
+    pub(super) fn synced_for(&self, now: Moment) -> Duration {
+        self.total + self.since.map_or(Duration::ZERO, |since| now.since(since))
+    }
+}
+
+impl fmt::Debug for Slot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Slot").field("key", &self.key).finish_non_exhaustive()
+    }
+}
