@@ -84,6 +84,8 @@ pub struct Upstream {
     pub speak: Speak,
     /// HTTP/2 connections to begin with; it grows to 8 where streams run out.
     pub connections: usize,
+    /// One received message.
+    pub message_bytes: usize,
 }
 
 /// Files are re-read when they change.

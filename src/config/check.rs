@@ -183,6 +183,7 @@ impl Check {
             metadata: self.metadata(flags),
             speak: self.one_of("--upstream-variant", &flags.upstream_variant, &variants),
             connections: self.count("--upstream-connections", &flags.upstream_connections, 1, 8),
+            message_bytes: self.bytes("--upstream-max-message-bytes", &flags.upstream_max_message_bytes),
         }
     }
 

@@ -62,6 +62,10 @@ pub struct Flags {
     #[arg(long, env = "OUTPOST_UPSTREAM_CONNECTIONS", value_name = "N", default_value = "2", help_heading = UPSTREAM)]
     pub upstream_connections: String,
 
+    /// One message that the control plane sends
+    #[arg(long, env = "OUTPOST_UPSTREAM_MAX_MESSAGE_BYTES", value_name = "SIZE", default_value = "200MiB", help_heading = UPSTREAM)]
+    pub upstream_max_message_bytes: String,
+
     /// Who shares a stream: perNode, all, or a template such as {cluster}/{metadata.NAMESPACE}
     #[arg(long, env = "OUTPOST_GROUP", value_name = "RULE", default_value = "perNode", help_heading = GROUPS)]
     pub group: String,

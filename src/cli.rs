@@ -1,0 +1,156 @@
+//! The command line: one file for each verb that asks a running Outpost.
+//!
+//! Data goes to stdout, messages to stderr. Exit codes, in every format:
+//! 0 good, 1 a finding, 2 usage, 3 configuration not valid, 4 cannot reach,
+//! 5 timed out, 70 a fault of this program.
+//!
+//! `serve` is run by `main`, which knows the composition root.
+
+mod explain;
+mod fetch;
+mod status;
+mod text;
+mod version;
+
+use crate::config::{Admin, Flags};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::io::Write;
+use std::process::ExitCode;
+
+/// A remote control plane for service meshes: relays any xDS server to the
+/// sidecars near it.
+#[derive(Debug, Parser)]
+#[command(name = "outpost", version, max_term_width = 110, after_help = EXIT_CODES)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+const EXIT_CODES: &str = "Exit codes: 0 good, 1 a finding, 2 usage, 3 configuration not valid, 4 cannot reach, \
+                          5 timed out, 70 a fault of this program";
+
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Relay a control plane to sidecars
+    Serve(Box<Flags>),
+    /// Who is in sync, and who is not
+    Status(status::Status),
+    /// Why a sidecar has a resource, or has it not
+    Explain(explain::Explain),
+    /// Which program this is
+    Version(version::Version),
+}
+
+/// How to print.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    Table,
+    Json,
+}
+
+/// Which Outpost to ask, and how to print what it says.
+#[derive(Args, Clone, Debug)]
+pub struct Asking {
+    /// Its admin endpoint
+    #[arg(long, env = "OUTPOST_ADMIN", value_name = "ADDR", default_value = Admin::DEFAULT)]
+    pub admin: String,
+    /// How to print
+    #[arg(short, long, value_name = "FORMAT", default_value = "table")]
+    pub output: Format,
+}
+
+/// What a verb found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Good,
+    /// There is something that somebody should look at.
+    Finding,
+}
+
+/// Why a verb could not do its work.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    #[error("{0}")]
+    Usage(String),
+    #[error("{0}")]
+    Config(String),
+    #[error(
+        "cannot reach the admin endpoint at {address} ({reason}); is outpost running there? --admin or OUTPOST_ADMIN names another"
+    )]
+    Unreachable { address: String, reason: String },
+    /// Something else that must be reachable is not.
+    #[error("{0}")]
+    CannotReach(String),
+    #[error("the admin endpoint at {0} did not answer within 10 s")]
+    Timeout(String),
+    #[error("{0}")]
+    Internal(String),
+}
+
+impl Failure {
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Usage(_) => 2,
+            Self::Config(_) => 3,
+            Self::Unreachable { .. } | Self::CannotReach(_) => 4,
+            Self::Timeout(_) => 5,
+            Self::Internal(_) => 70,
+        }
+    }
+}
+
+/// Prints what failed, and gives the process its code.
+pub fn exit(result: Result<Outcome, Failure>) -> ExitCode {
+    match result {
+        Ok(Outcome::Good) => ExitCode::SUCCESS,
+        Ok(Outcome::Finding) => ExitCode::from(1),
+        Err(failure) => {
+            eprintln!("outpost: {failure}");
+            ExitCode::from(failure.exit_code())
+        }
+    }
+}
+
+impl status::Status {
+    pub async fn run(self) -> Result<Outcome, Failure> {
+        let (text, outcome) = status::run(&self).await?;
+        print(&text)?;
+        Ok(outcome)
+    }
+}
+
+impl explain::Explain {
+    pub async fn run(self) -> Result<Outcome, Failure> {
+        let (text, outcome) = explain::run(&self).await?;
+        print(&text)?;
+        Ok(outcome)
+    }
+}
+
+impl version::Version {
+    pub fn run(self) -> Result<Outcome, Failure> {
+        print(&version::text(self))?;
+        Ok(Outcome::Good)
+    }
+}
+
+/// Data, all at once. A reader that went away (`| head`) is no fault.
+fn print(text: &str) -> Result<(), Failure> {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Failure::Internal(format!("cannot write to stdout: {error}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+}

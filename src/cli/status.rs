@@ -1,0 +1,207 @@
+//! `outpost status`: a summary, then a line for each sidecar, those that are
+//! not in sync first.
+
+use super::text::{age, clean, count, table};
+use super::{Asking, Failure, Format, Outcome, fetch};
+use crate::admin::report::{Client, ClientType, List, Sync, Upstream};
+use clap::Args;
+use std::cmp::Reverse;
+
+#[derive(Args, Clone, Debug)]
+pub struct Status {
+    #[command(flatten)]
+    asking: Asking,
+    /// Only this node
+    #[arg(long, value_name = "ID")]
+    node: Option<String>,
+    /// Exit with 1 unless every sidecar is in sync
+    #[arg(long)]
+    check: bool,
+}
+
+pub(super) async fn run(status: &Status) -> Result<(String, Outcome), Failure> {
+    let path =
+        status.node.as_deref().map_or("/clients".into(), |node| format!("/clients?node={}", fetch::quoted(node)));
+    let mut clients: Vec<Client> = fetch::list(&status.asking.admin, &path).await?;
+    clients.sort_by(|a, b| (Reverse(a.sync()), &a.node, a.stream).cmp(&(Reverse(b.sync()), &b.node, b.stream)));
+    let in_sync = clients.iter().all(|client| client.sync() == Sync::Synced);
+    let outcome = if status.check && !in_sync { Outcome::Finding } else { Outcome::Good };
+    let text = match status.asking.output {
+        Format::Json => serde_json::to_string_pretty(&List::new("Clients", clients)).unwrap_or_default() + "\n",
+        Format::Table => {
+            let upstreams: Vec<Upstream> = fetch::list(&status.asking.admin, "/upstreams").await?;
+            render(&clients, &upstreams)
+        }
+    };
+    Ok((text, outcome))
+}
+
+fn render(clients: &[Client], upstreams: &[Upstream]) -> String {
+    let mut text = summary(clients);
+    text.push_str(&reach(upstreams));
+    let unmatched = clients.iter().filter(|client| client.unmatched.is_some()).count();
+    if unmatched > 0 {
+        let nodes = count(unmatched, "stream");
+        text.push_str(&format!(
+            "error: {nodes} lack a field that --group names, so each node has a group of its own\n"
+        ));
+    }
+    if !clients.is_empty() {
+        text.push('\n');
+        let header = ["NODE", "GROUP", "STATE", "AGE", "TYPES", "DETAIL"].map(str::to_owned).to_vec();
+        let rows: Vec<_> = std::iter::once(header).chain(clients.iter().map(row)).collect();
+        text.push_str(&table(&rows));
+    }
+    text
+}
+
+fn summary(clients: &[Client]) -> String {
+    if clients.is_empty() {
+        return "no sidecar is connected\n".into();
+    }
+    let mut parts = Vec::new();
+    for state in [Sync::Rejected, Sync::Stale, Sync::NotSent, Sync::Synced] {
+        let number = clients.iter().filter(|client| client.sync() == state).count();
+        if number > 0 {
+            parts.push(format!("{number} {}", state.label().to_lowercase()));
+        }
+    }
+    format!("{}: {}\n", count(clients.len(), "stream"), parts.join(", "))
+}
+
+fn reach(upstreams: &[Upstream]) -> String {
+    let mut text = String::new();
+    for upstream in upstreams {
+        let since = upstream.seconds.map(|seconds| format!(" for {}", age(seconds))).unwrap_or_default();
+        if upstream.connections > 0 {
+            let connections = count(upstream.connections, "connection");
+            let streams = count(upstream.streams, "stream");
+            text.push_str(&format!("upstream {}: {connections}, {streams}{since}\n", upstream.address));
+        } else {
+            let why = upstream.last_error.as_deref().map(|error| format!(" ({})", clean(error))).unwrap_or_default();
+            text.push_str(&format!("upstream {}: not connected{since}{why}\n", upstream.address));
+        }
+    }
+    if !upstreams.is_empty() && upstreams.iter().all(|upstream| upstream.connections == 0) {
+        text.push_str("what is held is served; nothing new can come\n");
+    }
+    text
+}
+
+fn row(client: &Client) -> Vec<String> {
+    let state = client.sync();
+    let since = client.types.iter().filter(|each| each.sync == state).map(|each| each.age_seconds);
+    // Since the newest of them, where all are well; since the oldest trouble otherwise.
+    let newest = since.fold(None, |so_far: Option<crate::admin::report::Seconds>, each| match so_far {
+        Some(so_far) if (state == Sync::Synced) == (so_far < each) => Some(so_far),
+        _ => Some(each),
+    });
+    let types: Vec<_> = client.types.iter().map(|each| each.short.as_str()).collect();
+    vec![
+        clean(&client.node),
+        clean(&group(client)),
+        state.label().into(),
+        age(newest.unwrap_or(client.connected_seconds)),
+        types.join(" "),
+        detail(client),
+    ]
+}
+
+/// A group of one is told by its rule: its key repeats the node.
+fn group(client: &Client) -> String {
+    match client.rule.as_str() {
+        "template" => client.group.split(";features=").next().unwrap_or_default().to_owned(),
+        rule => rule.to_owned(),
+    }
+}
+
+fn detail(client: &Client) -> String {
+    let mut parts = Vec::new();
+    if let Some(field) = &client.unmatched {
+        parts.push(format!("the node has no {field}"));
+    }
+    parts.extend(client.types.iter().filter(|each| each.sync != Sync::Synced).map(type_detail));
+    // An old rejection that was mended since is still worth a word.
+    let mended = client.types.iter().filter(|each| each.sync == Sync::Synced).filter_map(|each| {
+        let nack = each.last_nack.as_ref()?;
+        Some(format!("{} was rejected {} ago: {}", each.short, age(nack.age_seconds), clean(&nack.text)))
+    });
+    parts.extend(mended);
+    parts.join("; ")
+}
+
+fn type_detail(each: &ClientType) -> String {
+    let mut text = format!("{} {} {}", each.short, each.sync.label(), age(each.age_seconds));
+    if let Some(nack) = each.last_nack.as_ref().filter(|_| each.sync == Sync::Rejected) {
+        text.push_str(&format!(": {}", clean(&nack.text)));
+    }
+    for wait in &each.waits {
+        text.push_str(&format!(", waits for {}", wait.what.label()));
+        if !wait.detail.is_empty() {
+            text.push_str(&format!(" ({})", clean(&wait.detail)));
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admin::report::{Nack, Seconds, Wait, WaitFor};
+
+    fn each(short: &str, sync: Sync, seconds: f64) -> ClientType {
+        ClientType {
+            type_url: format!("type.googleapis.com/{short}"),
+            short: short.into(),
+            sync,
+            age_seconds: Seconds(seconds),
+            wildcard: false,
+            names: 1,
+            version: "7".into(),
+            last_nack: None,
+            waits: vec![],
+        }
+    }
+
+    fn client(node: &str, types: Vec<ClientType>) -> Client {
+        Client { node: node.into(), rule: "perNode".into(), types, ..Client::default() }
+    }
+
+    #[test]
+    fn a_summary_then_trouble_first() {
+        let mut rejected = each("cds", Sync::Rejected, 12.0);
+        let text = "Error adding cluster(s) bad:\n\u{1b}[2J no such filter".into();
+        rejected.last_nack = Some(Nack { text, age_seconds: Seconds(12.0), version: "8".into(), names: vec![] });
+        let mut stale = each("eds", Sync::Stale, 3.0);
+        stale.waits.push(Wait { what: WaitFor::Turn, seconds: Seconds(3.0), detail: String::new() });
+        let clients = [
+            client("b", vec![rejected, each("eds", Sync::Synced, 60.0)]),
+            client("c", vec![each("cds", Sync::Synced, 60.0), stale]),
+            client("a", vec![each("cds", Sync::Synced, 90.0), each("eds", Sync::Synced, 300.0)]),
+        ];
+        let upstreams =
+            [Upstream { address: "istiod:15012".into(), last_error: Some("refused".into()), ..Upstream::default() }];
+        let want = "\
+3 streams: 1 rejected, 1 stale, 1 synced
+upstream istiod:15012: not connected (refused)
+what is held is served; nothing new can come
+
+NODE  GROUP    STATE     AGE   TYPES    DETAIL
+b     perNode  REJECTED  12s   cds eds  cds REJECTED 12s: Error adding cluster(s) bad: [2J no such filter
+c     perNode  STALE     3.0s  cds eds  eds STALE 3.0s, waits for turn
+a     perNode  SYNCED    90s   cds eds
+";
+        assert_eq!(render(&clients, &upstreams), want);
+        assert_eq!(render(&[], &[]), "no sidecar is connected\n");
+    }
+
+    #[test]
+    fn an_unmatched_field_is_an_error() {
+        let mut lost = client("a", vec![each("cds", Sync::Synced, 1.0)]);
+        lost.rule = "unmatched".into();
+        lost.unmatched = Some("metadata.NAMESPACE".into());
+        let text = render(&[lost], &[]);
+        assert!(text.contains("error: 1 stream lack a field that --group names"), "{text}");
+        assert!(text.contains("the node has no metadata.NAMESPACE"), "{text}");
+    }
+}
