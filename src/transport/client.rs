@@ -82,7 +82,7 @@ impl Default for Options {
             connection_window: 16 << 20,
             ping_every: Duration::from_secs(10),
             ping_timeout: Duration::from_secs(5),
-            receive_limit: Limit { bytes: 200 << 20, flag: "--upstream-max-message-bytes" },
+            receive_limit: Limit { bytes: 200 << 20, remedy: "the control plane must send less at once" },
             accept_gzip: true,
             user_agent: HeaderValue::from_static(concat!("outpost/", env!("CARGO_PKG_VERSION"))),
         }

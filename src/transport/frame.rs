@@ -10,11 +10,11 @@ use std::io::Read;
 /// Bytes before every message.
 pub const HEAD: usize = 5;
 
-/// How large a message may be, and the flag that says so.
+/// How large a message may be, and what to do about one that is larger.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limit {
     pub bytes: usize,
-    pub flag: &'static str,
+    pub remedy: &'static str,
 }
 
 /// How messages whose flag is set are compressed.
@@ -28,9 +28,9 @@ pub enum Encoding {
 /// Why bytes are not a message that is accepted.
 #[derive(Debug, thiserror::Error)]
 pub enum FrameError {
-    #[error("a message of {size} bytes is beyond the limit of {} bytes; raise {}", limit.bytes, limit.flag)]
+    #[error("a message of {size} bytes is beyond the limit of {} bytes; {}", limit.bytes, limit.remedy)]
     TooLarge { size: usize, limit: Limit },
-    #[error("a compressed message of {size} bytes grows beyond the limit of {} bytes; raise {}", limit.bytes, limit.flag)]
+    #[error("a compressed message of {size} bytes grows beyond the limit of {} bytes; {}", limit.bytes, limit.remedy)]
     Grows { size: usize, limit: Limit },
     #[error("a message is marked as compressed, but no compression was agreed on (grpc-encoding)")]
     NotAgreed,
@@ -179,7 +179,7 @@ mod tests {
     use proptest::prelude::*;
     use std::io::Write;
 
-    const LIMIT: Limit = Limit { bytes: 1000, flag: "--max-message-bytes" };
+    const LIMIT: Limit = Limit { bytes: 1000, remedy: "raise --max-message-bytes" };
 
     fn framed(flag: u8, message: &[u8]) -> Vec<u8> {
         let mut out = vec![flag];

@@ -99,7 +99,7 @@ impl Sender {
     /// gRPC header) and `body` (shared: it is not).
     pub fn push(&mut self, prefix: &[u8], body: Bytes) -> Result<(), FrameError> {
         let length = prefix.len() + body.len();
-        let limit = frame::Limit { bytes: u32::MAX as usize, flag: "nothing: gRPC knows no larger message" };
+        let limit = frame::Limit { bytes: u32::MAX as usize, remedy: "gRPC knows no larger one" };
         let head = frame::head(length).ok_or(FrameError::TooLarge { size: length, limit })?;
         let mut first = BytesMut::with_capacity(HEAD + prefix.len());
         first.put_slice(&head);

@@ -138,7 +138,7 @@ async fn a_missing_method_is_told_from_a_missing_service() {
 #[tokio::test]
 async fn the_limit_names_itself_and_streams_are_counted() {
     let address = stock_server(Server::builder().max_concurrent_streams(2)).await;
-    let limit = Limit { bytes: 1 << 20, flag: "--upstream-max-message-bytes" };
+    let limit = Limit { bytes: 1 << 20, remedy: "send less" };
     let options = Options { receive_limit: limit, ..Options::default() };
     let connection = dialer(address, options).connect().await.unwrap();
     assert_eq!((connection.max_streams(), connection.room()), (2, 2));
@@ -150,7 +150,7 @@ async fn the_limit_names_itself_and_streams_are_counted() {
     sender.flush().await.unwrap();
     let end = receiver.message().await.unwrap_err();
     assert_eq!(end.reason(), "message_bytes");
-    assert!(end.to_string().contains("raise --upstream-max-message-bytes"), "{end}");
+    assert!(end.to_string().contains("limit of 1048576 bytes; send less"), "{end}");
     drop((sender, receiver));
     assert_eq!(connection.room(), 1);
 }

@@ -7,7 +7,6 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, UnixListener};
@@ -16,26 +15,11 @@ const BACKLOG: i32 = 4096;
 /// Sent and unacknowledged bytes end a connection after this.
 const TCP_USER_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Where to listen: `host:port` as numbers, or `unix:/path`.
+/// Where to listen.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Listen {
     Tcp(SocketAddr),
     Unix(PathBuf),
-}
-
-impl FromStr for Listen {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text.strip_prefix("unix:") {
-            Some("") => Err("unix: needs a path, as in unix:/run/outpost.sock".to_owned()),
-            Some(path) => Ok(Self::Unix(path.into())),
-            None => text
-                .parse()
-                .map(Self::Tcp)
-                .map_err(|_| format!("{text:?} is no address; write 0.0.0.0:18000, [::]:18000 or unix:/path")),
-        }
-    }
 }
 
 impl fmt::Display for Listen {
