@@ -7,6 +7,7 @@
 use super::held::{Exception, Has, Reach, Said, View};
 use super::{Output, Rejection, Response, ServerSession, TypeState, label_of};
 use crate::content::{self, Body, Encoding, Entry, Frames, Parts, Served, ServedType, Store};
+use crate::session::Want;
 use crate::xds::time::earliest;
 use crate::xds::types::{Kind, Variant};
 use crate::xds::{Moment, Name, Status, TypeUrl, cluster, code};
@@ -46,6 +47,12 @@ impl ServerSession {
         let response = self.outbox.pop_front()?;
         self.sent = Some((response.type_url.clone(), response.nonce));
         Some(Output::Send(response))
+    }
+
+    /// What is wanted now, if that changed: what `poll_output` would say first. It
+    /// concerns the group, so it need not wait while bytes do.
+    pub fn next_want(&mut self) -> Option<Want> {
+        self.wants.pop_front()
     }
 
     /// When `poll_output` may have more without a handler being called.

@@ -1,0 +1,127 @@
+//! The side towards sidecars: xDS streams, health and reflection on one port.
+//!
+//! [`serve`] binds and begins; what it returns knows the addresses, the streams
+//! that stand, and how to end: [`Downstream::drain`].
+//!
+//! Each stream is a task that owns its two directions and a
+//! [`ServerSession`](crate::session::server::ServerSession): requests are always
+//! read, a wake of the group means a look at what it serves now, and the session
+//! speaks when every byte before was taken. So a slow sidecar costs its place
+//! and nobody waits for it (C-143, C-144).
+//!
+//! * [`settings`]: what an operator chooses
+//! * [`clients`]: the streams that stand
+//! * `stream`: one stream
+//! * `services`: which path serves what
+
+pub mod clients;
+mod metrics;
+mod nacks;
+mod services;
+pub mod settings;
+mod side;
+mod stream;
+
+pub use clients::Clients;
+pub use metrics::Metrics;
+pub use settings::Settings;
+
+use crate::clock::Clock;
+use crate::content::Store;
+use crate::exchange::Exchange;
+use crate::group::Rules;
+use crate::transport::server::{self, BindError, Bound, Call, Handler, Listen, Server};
+use crate::xds::{Status, code};
+use nacks::Nacks;
+use services::Route;
+use side::Side;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What the streams stand on.
+pub struct Parts {
+    pub exchange: Arc<Exchange>,
+    pub store: Arc<Store>,
+    pub rules: Arc<Rules>,
+    pub clock: Clock,
+    pub metrics: Metrics,
+    pub connections: server::Metrics,
+}
+
+/// A server of sidecars that runs. Dropping it ends every stream at once.
+pub struct Downstream {
+    addresses: Vec<Listen>,
+    clients: Arc<Clients>,
+    side: Side,
+    server: Server,
+}
+
+/// What every stream shares.
+struct Shared {
+    settings: Settings,
+    parts: Parts,
+    clients: Arc<Clients>,
+    nacks: Nacks,
+    side: Side,
+}
+
+/// Listens where the settings say and serves from then on. Needs a runtime.
+pub fn serve(settings: Settings, parts: Parts) -> Result<Downstream, BindError> {
+    let bound = Bound::bind(&settings.listen)?;
+    let addresses = bound.addresses();
+    let (clients, side) = (Arc::new(Clients::default()), Side::new());
+    let (clock, connections) = (parts.clock.clone(), parts.connections.clone());
+    let transport = settings.transport.clone();
+    let shared = Shared { settings, parts, clients: clients.clone(), nacks: Nacks::default(), side: side.clone() };
+    let server = bound.serve(transport, clock, connections, Arc::new(shared));
+    Ok(Downstream { addresses, clients, side, server })
+}
+
+impl Downstream {
+    /// With the ports that the system chose for port 0.
+    pub fn addresses(&self) -> &[Listen] {
+        &self.addresses
+    }
+
+    pub fn clients(&self) -> &Arc<Clients> {
+        &self.clients
+    }
+
+    pub fn connections(&self) -> usize {
+        self.server.connections()
+    }
+
+    /// What health checks say; not serving until it is said.
+    pub async fn set_ready(&self, ready: bool) {
+        self.side.set_ready(ready).await;
+    }
+
+    /// Not serving, no new connection, GOAWAY, streams end spread over `window`,
+    /// each after at least one response if it has one coming (C-175). Returns
+    /// when the last one has ended, or with the window.
+    pub async fn drain(&self, window: Duration) {
+        self.side.set_ready(false).await;
+        self.server.drain(window).await;
+    }
+}
+
+impl Handler for Shared {
+    async fn handle(self: Arc<Self>, call: Call) {
+        let unimplemented = |message: String| {
+            self.parts.metrics.unimplemented();
+            Status::new(code::UNIMPLEMENTED, message)
+        };
+        match services::route(call.path()) {
+            Route::Xds { scope, variant, service } => stream::run(self, call, scope, variant, service).await,
+            Route::Side => self.side.serve(call).await,
+            Route::Fetch => {
+                let status = unimplemented(format!("{} is not served: use the streaming method", call.path()));
+                call.refuse(&status);
+            }
+            Route::Unknown => {
+                let status = unimplemented(format!("{} is not served here", call.path()));
+                call.refuse(&status);
+            }
+        }
+    }
+}

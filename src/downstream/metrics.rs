@@ -1,0 +1,153 @@
+//! What is counted of streams. No label names a node, a group or a resource.
+
+use crate::xds::TypeUrl;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Registry, Unit};
+use std::time::Duration;
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct StreamLabels {
+    service: &'static str,
+    variant: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RequestLabels {
+    r#type: &'static str,
+    kind: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct TypeLabels {
+    r#type: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReasonLabels {
+    reason: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct StageLabels {
+    r#type: &'static str,
+    stage: &'static str,
+}
+
+/// How far a change has come when its time is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// From upstream to the last byte handed to the transport.
+    Written,
+    /// From upstream to the client's ACK.
+    Ack,
+}
+
+impl Stage {
+    fn label(self) -> &'static str {
+        match self {
+            Self::Written => "written",
+            Self::Ack => "ack",
+        }
+    }
+}
+
+/// Metrics of the streams of sidecars.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    streams: Family<StreamLabels, Gauge>,
+    ended: Family<ReasonLabels, Counter>,
+    requests: Family<RequestLabels, Counter>,
+    responses: Family<TypeLabels, Counter>,
+    response_bytes: Family<TypeLabels, Counter>,
+    response_size: Histogram,
+    rejected: Family<ReasonLabels, Counter>,
+    unimplemented: Counter,
+    latency: Family<StageLabels, Histogram>,
+}
+
+/// From a millisecond to a minute.
+const SECONDS: [f64; 15] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
+/// With an edge at 4 MiB, where many clients stop (C-171).
+const BYTES: [f64; 10] = [1e3, 1e4, 1e5, 5e5, 1e6, 2e6, 4_194_304.0, 1e7, 2e7, 4e7];
+
+impl Metrics {
+    pub fn register(registry: &mut Registry) -> Self {
+        let this = Self {
+            streams: Family::default(),
+            ended: Family::default(),
+            requests: Family::default(),
+            responses: Family::default(),
+            response_bytes: Family::default(),
+            response_size: Histogram::new(BYTES),
+            rejected: Family::default(),
+            unimplemented: Counter::default(),
+            latency: Family::new_with_constructor(|| Histogram::new(SECONDS)),
+        };
+        registry.register("streams", "Open streams of sidecars", this.streams.clone());
+        registry.register("streams_ended", "Streams by why they ended", this.ended.clone());
+        registry.register("requests", "Requests by what they were", this.requests.clone());
+        registry.register("responses", "Responses written", this.responses.clone());
+        registry.register("response_bytes", "Bytes of responses written", this.response_bytes.clone());
+        registry.register_with_unit("response_size", "Size of a response", Unit::Bytes, this.response_size.clone());
+        registry.register(
+            "rejected",
+            "Streams refused or ended because of what the client sent",
+            this.rejected.clone(),
+        );
+        registry.register("unimplemented", "Calls of methods that are not served", this.unimplemented.clone());
+        registry.register_with_unit(
+            "convergence",
+            "Time of a change since it came from upstream",
+            Unit::Seconds,
+            this.latency.clone(),
+        );
+        this
+    }
+
+    /// Counts a stream as open until the guard drops.
+    pub(super) fn opened(&self, service: &'static str, variant: &'static str) -> OpenStream {
+        let streams = self.streams.get_or_create(&StreamLabels { service, variant }).clone();
+        streams.inc();
+        OpenStream(streams)
+    }
+
+    pub(super) fn ended(&self, reason: &'static str) {
+        self.ended.get_or_create(&ReasonLabels { reason }).inc();
+    }
+
+    pub(super) fn rejected(&self, reason: &'static str) {
+        self.rejected.get_or_create(&ReasonLabels { reason }).inc();
+    }
+
+    pub(super) fn request(&self, type_url: &TypeUrl, kind: &'static str) {
+        self.requests.get_or_create(&RequestLabels { r#type: type_url.short(), kind }).inc();
+    }
+
+    pub(super) fn response(&self, type_url: &TypeUrl, bytes: usize) {
+        let labels = TypeLabels { r#type: type_url.short() };
+        self.responses.get_or_create(&labels).inc();
+        self.response_bytes.get_or_create(&labels).inc_by(bytes as u64);
+        self.response_size.observe(bytes as f64);
+    }
+
+    pub(super) fn unimplemented(&self) {
+        self.unimplemented.inc();
+    }
+
+    pub(super) fn took(&self, type_url: &TypeUrl, stage: Stage, span: Duration) {
+        let labels = StageLabels { r#type: type_url.short(), stage: stage.label() };
+        self.latency.get_or_create(&labels).observe(span.as_secs_f64());
+    }
+}
+
+pub(super) struct OpenStream(Gauge);
+
+impl Drop for OpenStream {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}

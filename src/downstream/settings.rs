@@ -1,0 +1,85 @@
+//! What an operator chooses about this side, as the parts here need it.
+
+use crate::config::{self, Config, NoWildcard, TrustVersions};
+use crate::session::server::{LegacyOff, Settings as SessionSettings, Trust};
+use crate::transport::frame::Limit;
+use crate::transport::server::{self, Listen};
+use crate::transport::tls::{ClientAuth, Pair, ServerTls, TlsError};
+use crate::xds::Timing;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Settings of this side.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub listen: Vec<Listen>,
+    pub transport: server::Settings,
+    pub session: Arc<SessionSettings>,
+    /// Of one request.
+    pub message_limit: Limit,
+    /// A stream whose first request takes longer is ended, and one whose
+    /// request stands still half-way this long.
+    pub request_timeout: Duration,
+    /// `control_plane.identifier` of every response.
+    pub identifier: Arc<str>,
+}
+
+/// The id under which clients without a node are served, where they may be (C-006).
+const NODELESS: &str = "nodeless";
+
+impl Settings {
+    /// Reads the certificates that `config` names.
+    pub fn of(config: &Config, timing: Timing) -> Result<Self, TlsError> {
+        let downstream = &config.downstream;
+        let limits = &downstream.limits;
+        let listen = downstream.listen.iter().map(|listen| match listen {
+            config::Listen::Tcp(address) => Listen::Tcp(*address),
+            config::Listen::Unix(path) => Listen::Unix(path.clone()),
+        });
+        let transport = server::Settings {
+            tls: downstream.tls.as_ref().map(tls).transpose()?.map(Arc::new),
+            max_streams: limits.streams_per_connection,
+            ..server::Settings::default()
+        };
+        Ok(Self {
+            listen: listen.collect(),
+            transport,
+            session: Arc::new(session(config, timing)),
+            message_limit: Limit { bytes: limits.message_bytes, remedy: "raise --max-message-bytes" },
+            request_timeout: Duration::from_secs(30),
+            identifier: config.identifier.as_str().into(),
+        })
+    }
+}
+
+fn tls(tls: &config::ServerTls) -> Result<ServerTls, TlsError> {
+    let pair = Pair { cert: tls.certificate.clone(), key: tls.key.clone() };
+    let clients = match &tls.client_ca {
+        None => ClientAuth::None,
+        Some(ca) if tls.client_required => ClientAuth::Required(ca.clone()),
+        Some(ca) => ClientAuth::Optional(ca.clone()),
+    };
+    ServerTls::new(pair, clients)
+}
+
+fn session(config: &Config, timing: Timing) -> SessionSettings {
+    let (limits, protocol) = (&config.downstream.limits, &config.protocol);
+    let legacy_off = protocol.no_legacy_wildcard.iter().map(|whom| match whom {
+        NoWildcard::Type(type_url) => LegacyOff { type_url: Some(type_url.clone()), user_agent_prefix: String::new() },
+        NoWildcard::Agent(prefix) => LegacyOff { type_url: None, user_agent_prefix: prefix.clone() },
+    });
+    SessionSettings {
+        timing,
+        limits: limits.ask,
+        node_limits: limits.node,
+        split: protocol.split_bytes,
+        legacy_off: legacy_off.collect(),
+        trust: match protocol.trust_initial_versions {
+            TrustVersions::None => Trust::None,
+            TrustVersions::Wildcard => Trust::Wildcard,
+            TrustVersions::All => Trust::All,
+        },
+        cold_errors: protocol.cold_errors,
+        default_node: protocol.allow_nodeless.then(|| NODELESS.to_owned()),
+    }
+}

@@ -1,0 +1,50 @@
+//! Health and reflection, from tonic's own crates.
+
+use super::services;
+use crate::proto::DESCRIPTORS;
+use crate::transport::routes;
+use crate::transport::server::Call;
+use tonic::service::Routes;
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
+
+/// The services beside xDS. They stand behind the same authentication.
+#[derive(Clone)]
+pub(super) struct Side {
+    routes: Routes,
+    health: HealthReporter,
+}
+
+impl Side {
+    pub(super) fn new() -> Self {
+        let health = HealthReporter::new();
+        let service = tonic_health::server::HealthService::from_health_reporter(health.clone());
+        let mut routes = Routes::new(tonic_health::pb::health_server::HealthServer::new(service));
+        let builder = || {
+            tonic_reflection::server::Builder::configure()
+                .register_encoded_file_descriptor_set(DESCRIPTORS)
+                .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        };
+        // Descriptors come from our build and were read there: this cannot fail,
+        // and if it does health matters more than reflection.
+        if let Ok(reflection) = builder().build_v1() {
+            routes = routes.add_service(reflection);
+        }
+        if let Ok(reflection) = builder().build_v1alpha() {
+            routes = routes.add_service(reflection);
+        }
+        Self { routes: routes.prepare(), health }
+    }
+
+    /// For the whole server (`""`) and each xDS service.
+    pub(super) async fn set_ready(&self, ready: bool) {
+        let status = if ready { ServingStatus::Serving } else { ServingStatus::NotServing };
+        for name in services::names().chain([""]) {
+            self.health.set_service_status(name, status).await;
+        }
+    }
+
+    pub(super) async fn serve(&self, call: Call) {
+        routes::serve(self.routes.clone(), call).await;
+    }
+}

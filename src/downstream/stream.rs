@@ -1,0 +1,375 @@
+//! One stream of one sidecar: its sockets, its session and its place in a group.
+//!
+//! The task waits for whatever comes first, lets the session hear of it, and
+//! then lets it speak as far as the transport takes bytes. A lock on the session
+//! is held for one step of it, never while waiting.
+
+mod ending;
+mod pace;
+
+use super::Shared;
+use super::clients::{Client, Entered, Known};
+use super::metrics::{OpenStream, Stage};
+use crate::content::Served;
+use crate::exchange::Member;
+use crate::group::{self, Assigned, is_sensitive};
+use crate::session::server::{Granted, HeardKind, Output, Rejection, Response, Scope, ServerSession};
+use crate::transport::server::{Call, Peer};
+use crate::transport::status;
+use crate::transport::stream::{Messages, RecvError, Sender};
+use crate::xds::time::earliest;
+use crate::xds::{Ask, AskError, Moment, Node, Status, TypeUrl, Variant, code};
+use bytes::Bytes;
+use ending::Ends;
+use futures_util::FutureExt;
+use h2::Reason;
+use pace::Pace;
+use std::sync::{Arc, Mutex};
+use tokio::sync::Notify;
+
+/// Serves one stream until it ends.
+pub(super) async fn run(shared: Arc<Shared>, call: Call, scope: Scope, variant: Variant, service: &'static str) {
+    let peer = call.peer.clone();
+    let Some((messages, sender)) = call.accept(shared.settings.message_limit) else {
+        return shared.parts.metrics.rejected("not_grpc");
+    };
+    let reason = Stream::new(&shared, &peer, messages, sender, scope, variant, service).run().await;
+    shared.parts.metrics.ended(reason);
+}
+
+struct Stream<'a> {
+    shared: &'a Arc<Shared>,
+    listed: Entered,
+    _open: OpenStream,
+    variant: Variant,
+    identity: Option<group::Identity>,
+    messages: Messages,
+    sender: Sender,
+    member: Option<Member>,
+    /// The member of the group before: it leaves when the new one wants what
+    /// this stream wants (N-08).
+    leaving: Option<Member>,
+    offered: Option<Arc<Served>>,
+    wake: Arc<Notify>,
+    /// The response whose bytes are handed over.
+    flight: Option<Flight>,
+    pace: Pace,
+    ends: Ends,
+    /// How the stream ends, as soon as the bytes that wait are gone.
+    closing: Option<Closing>,
+}
+
+struct Flight {
+    type_url: TypeUrl,
+    bytes: usize,
+    received: Moment,
+}
+
+struct Closing {
+    status: Status,
+    reason: &'static str,
+}
+
+/// What a stream waits for.
+enum Event {
+    Message(Option<Result<Bytes, RecvError>>),
+    Flushed(Result<(), h2::Error>),
+    /// The group serves something else.
+    Woken,
+    /// Some deadline passed.
+    Time,
+    /// The connection is to end.
+    Ending,
+}
+
+impl<'a> Stream<'a> {
+    fn new(
+        shared: &'a Arc<Shared>,
+        peer: &Peer,
+        messages: Messages,
+        sender: Sender,
+        scope: Scope,
+        variant: Variant,
+        service: &'static str,
+    ) -> Self {
+        let now = shared.parts.clock.now();
+        let session = Arc::new(Mutex::new(ServerSession::new(scope, variant, shared.settings.session.clone())));
+        let identity = peer.identity.as_ref().map(|identity| group::Identity::new(identity.as_str()));
+        let proven = peer.identity.as_ref().map(|identity| Arc::from(identity.as_str()));
+        let listed = shared
+            .clients
+            .enter(|stream| Client::new(stream, peer.address.clone(), proven, service, variant, now, session));
+        let label = if variant == Variant::Delta { "delta" } else { "sotw" };
+        Self {
+            shared,
+            listed,
+            _open: shared.parts.metrics.opened(service, label),
+            variant,
+            identity,
+            messages,
+            sender,
+            member: None,
+            leaving: None,
+            offered: None,
+            wake: Arc::default(),
+            flight: None,
+            pace: Pace::new(now),
+            ends: Ends::new(peer.ending()),
+            closing: None,
+        }
+    }
+
+    /// Returns why it ended: a metric label.
+    async fn run(mut self) -> &'static str {
+        loop {
+            let event = self.next().await;
+            let now = self.now();
+            match event {
+                Event::Message(Some(Ok(message))) => self.hear(now, message),
+                // Half-close: the client is done (C-016).
+                Event::Message(None) => self.close("client", Status::new(code::OK, "")),
+                Event::Message(Some(Err(RecvError::Frame(error)))) => {
+                    let rejection = Rejection::new(error.code(), error.reason(), error.to_string());
+                    self.reject(rejection);
+                }
+                Event::Message(Some(Err(RecvError::Http(_)))) | Event::Flushed(Err(_)) => return "client_reset",
+                Event::Flushed(Ok(())) => self.written(now),
+                Event::Woken | Event::Ending => {}
+                Event::Time => {
+                    if let Some(reason) = self.on_time(now) {
+                        return reason;
+                    }
+                }
+            }
+            self.speak(now);
+            if let Some(closing) = self.closing.take_if(|_| self.sender.waiting() == 0) {
+                // An error means that the client has gone first.
+                let _ = self.sender.end(status::trailers(&closing.status));
+                return closing.reason;
+            }
+            tokio::task::coop::consume_budget().await;
+        }
+    }
+
+    async fn next(&mut self) -> Event {
+        let deadline = self.deadline();
+        let clock = &self.shared.parts.clock;
+        let open = self.closing.is_none();
+        tokio::select! {
+            message = self.messages.next(), if open => Event::Message(message),
+            flushed = self.pace.flush(&mut self.sender, clock), if self.sender.waiting() > 0 => Event::Flushed(flushed),
+            () = self.wake.notified(), if open => Event::Woken,
+            () = self.ends.announced(), if open => Event::Ending,
+            () = clock.sleep_until_some(deadline) => Event::Time,
+        }
+    }
+
+    fn now(&self) -> Moment {
+        self.shared.parts.clock.now()
+    }
+
+    fn deadline(&mut self) -> Option<Moment> {
+        let now = self.now();
+        let stall =
+            (self.sender.waiting() > 0).then(|| self.pace.stalls_at(self.shared.settings.session.timing.send_stall));
+        if self.closing.is_some() {
+            return stall;
+        }
+        // What waits to be sent is sent first: the session has nothing to do before.
+        let session = if self.sender.waiting() > 0 { None } else { self.listed.client.session().deadline() };
+        let request = self.pace.request_due(&self.messages, self.shared.settings.request_timeout, now);
+        [stall, session, request, self.ends.due(self.pace.answered())].into_iter().fold(None, earliest)
+    }
+
+    /// Looks at everything that is due but the session, which is asked anyway.
+    /// `Some`: the stream is over.
+    fn on_time(&mut self, now: Moment) -> Option<&'static str> {
+        let timeout = self.shared.settings.request_timeout;
+        if self.sender.waiting() > 0 && self.pace.stalls_at(self.shared.settings.session.timing.send_stall) <= now {
+            // Half a message is on its way, so that no status can follow it.
+            self.sender.reset(Reason::CANCEL);
+            self.shared.parts.metrics.rejected("send_stall");
+            tracing::info!(peer = %self.listed.client.peer, "a sidecar took no bytes for too long; its stream is ended");
+            return Some("send_stall");
+        }
+        if self.closing.is_none() && self.pace.request_due(&self.messages, timeout, now).is_some_and(|due| due <= now) {
+            let message = format!("no complete request within {timeout:?}");
+            self.reject(Rejection::new(code::UNAVAILABLE, "request_timeout", message));
+        }
+        if self.closing.is_none()
+            && let Some((reason, status)) = self.ends.now(now, self.pace.answered())
+        {
+            self.close(reason, status);
+        }
+        None
+    }
+
+    fn close(&mut self, reason: &'static str, status: Status) {
+        self.closing.get_or_insert(Closing { status, reason });
+    }
+
+    fn reject(&mut self, rejection: Rejection) {
+        let Rejection { code, message, reason } = rejection;
+        self.shared.parts.metrics.rejected(reason);
+        let node = self.listed.client.known().map(|known| known.node);
+        tracing::info!(peer = %self.listed.client.peer, ?node, reason, message = ?message, "a stream is refused");
+        self.close(reason, Status::new(code, message));
+    }
+}
+
+// What the client says.
+impl Stream<'_> {
+    fn hear(&mut self, now: Moment, message: Bytes) {
+        if let Err(rejection) = self.try_hear(now, message) {
+            self.reject(rejection);
+        }
+    }
+
+    fn try_hear(&mut self, now: Moment, message: Bytes) -> Result<(), Rejection> {
+        let limits = self.shared.settings.session.limits;
+        let ask = match self.variant {
+            Variant::Sotw => Ask::read_sotw(message, limits),
+            Variant::Delta => Ask::read_delta(message, limits),
+        };
+        let ask = ask.map_err(reject_ask)?;
+        let type_url = self.type_of(&ask);
+        let heard = self.listed.client.session().handle_ask(now, ask, &self.shared.parts.store)?;
+        self.pace.heard(&type_url, &heard.kind, now);
+        let metrics = &self.shared.parts.metrics;
+        metrics.request(&type_url, label(&heard.kind));
+        match &heard.kind {
+            HeardKind::Ack { received: Some(received) } if self.pace.counts(&type_url) => {
+                metrics.took(&type_url, Stage::Ack, now.since(*received));
+            }
+            HeardKind::Nack(status) => {
+                let node = self.listed.client.known().map(|known| known.node).unwrap_or_default();
+                self.shared.nacks.log(now, &node, &type_url, status);
+            }
+            _ => {}
+        }
+        if let Some(node) = heard.node {
+            self.join(&node);
+        }
+        Ok(())
+    }
+
+    fn type_of(&self, ask: &Ask) -> TypeUrl {
+        match TypeUrl::from_short(self.listed.client.service) {
+            Some(only) => only,
+            None => TypeUrl::new(&ask.type_url),
+        }
+    }
+
+    /// The node came first, or changed: the group is chosen (again).
+    fn join(&mut self, node: &Node) {
+        let parts = &self.shared.parts;
+        let Assigned { key, presented, rule, unmatched, sensitive_ok } =
+            parts.rules.assign(node, self.identity.as_ref());
+        self.listed.client.learn(Known {
+            node: node.id.as_str().into(),
+            user_agent: node.user_agent_name.as_str().into(),
+            group: key.clone(),
+            rule,
+            unmatched: unmatched.map(Arc::from),
+        });
+        let wake = self.wake.clone();
+        let member = parts.exchange.join(key, presented, Arc::new(move || wake.notify_one()));
+        let sensitive = ["sds"].into_iter().filter_map(TypeUrl::from_short).filter(is_sensitive);
+        let refused = if sensitive_ok { Vec::new() } else { sensitive.collect() };
+        self.listed.client.session().join(Granted { refused });
+        self.offered = None;
+        let before = self.member.replace(member);
+        // Of two changes at once the one in the middle never wanted anything.
+        self.leaving = self.leaving.take().or(before);
+    }
+}
+
+// What the session says.
+impl Stream<'_> {
+    /// Lets the session speak until it has nothing to say or bytes wait.
+    fn speak(&mut self, now: Moment) {
+        self.tell_wants();
+        self.offer(now);
+        while self.sender.waiting() == 0 && self.closing.is_none() {
+            let output = self.listed.client.session().poll_output(now, &self.shared.parts.store);
+            match output {
+                None => break,
+                Some(Output::Want(want)) => {
+                    if let Some(member) = &self.member {
+                        member.want(want);
+                    }
+                    self.offer(now);
+                }
+                Some(Output::Send(response)) => self.send(now, &response),
+                Some(Output::Close(rejection)) => self.reject(rejection),
+            }
+        }
+        self.listed.client.set_waiting(self.sender.waiting());
+    }
+
+    /// Interest moves on whether bytes wait or not.
+    fn tell_wants(&mut self) {
+        let Some(member) = &self.member else { return };
+        loop {
+            let want = self.listed.client.session().next_want();
+            let Some(want) = want else { break };
+            member.want(want);
+        }
+        self.leaving = None;
+    }
+
+    fn offer(&mut self, now: Moment) {
+        let Some(member) = &self.member else { return };
+        let served = member.served();
+        if self.offered.as_ref().is_none_or(|offered| !Arc::ptr_eq(offered, &served)) {
+            self.listed.client.session().offer(now, &served);
+            self.offered = Some(served);
+        }
+    }
+
+    fn send(&mut self, now: Moment, response: &Response) {
+        let prefix = response.prefix(&self.shared.settings.identifier);
+        if self.sender.push(&prefix, response.frame.body.clone()).is_err() {
+            let message = format!("a response of {} is larger than gRPC can carry", response.type_url);
+            return self.reject(Rejection::new(code::RESOURCE_EXHAUSTED, "response_bytes", message));
+        }
+        self.pace.began(now);
+        let bytes = self.sender.waiting();
+        self.flight = Some(Flight { type_url: response.type_url.clone(), bytes, received: response.received });
+        // Mostly the transport takes it at once; else the loop goes on with it.
+        if let Some(Ok(())) = self.sender.flush().now_or_never() {
+            self.written(now);
+        }
+    }
+
+    /// The last byte was handed over.
+    fn written(&mut self, now: Moment) {
+        let Some(Flight { type_url, bytes, received }) = self.flight.take() else { return };
+        self.listed.client.session().written(now);
+        let metrics = &self.shared.parts.metrics;
+        metrics.response(&type_url, bytes);
+        if self.pace.written(&type_url, received, now) {
+            metrics.took(&type_url, Stage::Written, now.since(received));
+        }
+    }
+}
+
+fn label(kind: &HeardKind) -> &'static str {
+    match kind {
+        HeardKind::First => "first",
+        HeardKind::Plain => "subscribe",
+        HeardKind::Stale => "stale",
+        HeardKind::Ack { .. } => "ack",
+        HeardKind::Nack(_) => "nack",
+        HeardKind::Ignored => "ignored",
+    }
+}
+
+fn reject_ask(error: AskError) -> Rejection {
+    let (code, reason) = match &error {
+        AskError::Wire(_) => (code::INVALID_ARGUMENT, "malformed"),
+        AskError::Names { .. } => (code::RESOURCE_EXHAUSTED, "names"),
+        AskError::NameBytes { .. } => (code::INVALID_ARGUMENT, "name_bytes"),
+    };
+    Rejection::new(code, reason, error.to_string())
+}

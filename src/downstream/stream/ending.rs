@@ -1,0 +1,72 @@
+//! When a stream ends with its connection.
+
+use crate::transport::server::{Cause, Ending};
+use crate::xds::{Moment, Status, code};
+use tokio::sync::watch;
+
+/// The end of a stream, once its connection is to end.
+pub(super) struct Ends {
+    ending: watch::Receiver<Option<Ending>>,
+    planned: Option<Planned>,
+}
+
+#[derive(Clone, Copy)]
+struct Planned {
+    /// From here on, if the client had an answer …
+    at: Moment,
+    /// … and from here on in any case.
+    last: Moment,
+    cause: Cause,
+}
+
+impl Ends {
+    pub(super) fn new(ending: watch::Receiver<Option<Ending>>) -> Self {
+        Self { ending, planned: None }
+    }
+
+    /// Returns when the end is announced, once for each announcement.
+    pub(super) async fn announced(&mut self) {
+        loop {
+            let seen = self.ending.borrow_and_update().as_ref().copied();
+            if let Some(ending) = seen
+                && self.planned.is_none_or(|planned| ending.by < planned.last)
+            {
+                let at = ending.at(rand::random_range(0.0..1.0));
+                self.planned = Some(Planned { at, last: ending.at(1.0), cause: ending.cause });
+                return;
+            }
+            if self.ending.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    pub(super) fn due(&self, answered: bool) -> Option<Moment> {
+        self.planned.map(|planned| if answered { planned.at } else { planned.last })
+    }
+
+    /// How to end now, if it is time.
+    pub(super) fn now(&self, now: Moment, answered: bool) -> Option<(&'static str, Status)> {
+        let planned = self.planned?;
+        if self.due(answered)? > now {
+            return None;
+        }
+        Some(match planned.cause {
+            Cause::Expired => (
+                "expired",
+                Status::new(code::UNAUTHENTICATED, "the client's certificate has expired; connect with a new one"),
+            ),
+            // A client without any answer is to try elsewhere (C-127).
+            cause if !answered => (label(cause), Status::new(code::UNAVAILABLE, "this server is about to stop")),
+            cause => (label(cause), Status::new(code::OK, "")),
+        })
+    }
+}
+
+fn label(cause: Cause) -> &'static str {
+    match cause {
+        Cause::Drain => "drain",
+        Cause::Age => "age",
+        Cause::Expired => "expired",
+    }
+}
