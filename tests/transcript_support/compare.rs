@@ -137,7 +137,7 @@ pub fn message(wanted: &Message, marked_label: Option<&str>, seen: &Seen) -> Res
         return Err(format!("expected {:?} as removed", wanted.removed));
     }
     match &wanted.errors {
-        Some(errors) if *errors.iter().collect::<BTreeSet<_>>() != seen.errors.iter().collect() => {
+        Some(errors) if errors.iter().collect::<BTreeSet<_>>() != seen.errors.iter().collect::<BTreeSet<_>>() => {
             return Err(format!("expected errors {errors:?}"));
         }
         // That a name is not found may be said without being asked for (C-121).

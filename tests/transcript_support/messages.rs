@@ -306,7 +306,8 @@ impl Seen {
         let one = |resource: &SeenResource| {
             let content = resource.payload.as_ref().and_then(|(_, bytes)| Named::decode(bytes.clone()).ok());
             let content = content.map(|read| String::from_utf8_lossy(&read.content).into_owned());
-            let mut text = format!("{}:{}", resource.name, content.as_deref().unwrap_or("no body").trim_end_matches('.'));
+            let mut text =
+                format!("{}:{}", resource.name, content.as_deref().unwrap_or("no body").trim_end_matches('.'));
             if let Some(ttl) = resource.ttl {
                 text.push_str(&format!("(ttl {ttl:?})"));
             }

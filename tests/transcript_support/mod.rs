@@ -11,6 +11,7 @@ pub mod compare;
 pub mod driver;
 pub mod messages;
 pub mod parse;
+pub mod pure;
 pub mod run;
 pub mod script;
 pub mod world;

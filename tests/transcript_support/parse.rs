@@ -261,7 +261,8 @@ fn locators(list: &str) -> Result<Vec<Locator>, String> {
     let mut parts = inside.strip_suffix(')').ok_or("locator( has no end")?.split(',');
     let name = parts.next().unwrap_or_default().to_owned();
     let pair = |part: &str| part.split_once('=').map(|(key, value)| (key.to_owned(), value.to_owned()));
-    let params = parts.map(|part| pair(part).ok_or_else(|| format!("{part} is no parameter"))).collect::<Result<_, _>>();
+    let params =
+        parts.map(|part| pair(part).ok_or_else(|| format!("{part} is no parameter"))).collect::<Result<_, _>>();
     Ok(vec![Locator { name, params: params?, is_locator: true }])
 }
 

@@ -28,6 +28,10 @@ pub struct Replay<'a> {
     label_marks: HashMap<String, String>,
     versions: Versions,
     pub(super) reachable: bool,
+    /// Types that the upstream holds back.
+    pub(super) held: HashSet<String>,
+    /// Empty lists mean nothing here.
+    pub(super) legacy_off: bool,
     pub(super) probes: u64,
     /// The last optional message came.
     came: bool,
@@ -42,8 +46,10 @@ pub struct Stream {
     nonces: HashSet<String>,
     pub(super) queue: VecDeque<Seen>,
     pub(super) end: Option<(i32, String)>,
-    last_type: Option<String>,
+    pub(super) last_type: Option<String>,
 }
+
+type NamedPayload = (String, Option<(String, bytes::Bytes)>);
 
 #[derive(Default)]
 pub struct StreamType {
@@ -55,6 +61,15 @@ pub struct StreamType {
     label: String,
     pub(super) unanswered: bool,
     pub(super) last_probe: Option<String>,
+    /// The last whole set: without probes, and how many there were with them.
+    whole: Option<(Vec<NamedPayload>, usize)>,
+}
+
+/// Shows what goes over the wire, with `OUTPOST_TRANSCRIPTS_TRACE=1`.
+pub(super) fn trace(text: impl FnOnce() -> String) {
+    if std::env::var_os("OUTPOST_TRANSCRIPTS_TRACE").is_some() {
+        println!("{}", text());
+    }
 }
 
 /// Replays `script` on `driver`.
@@ -68,10 +83,13 @@ pub fn replay(script: &Script, form: Form, driver: &mut dyn Driver) -> Result<()
         label_marks: HashMap::new(),
         versions: Versions::default(),
         reachable: true,
+        held: HashSet::new(),
+        legacy_off: false,
         probes: 0,
         came: true,
     };
     for line in &script.lines {
+        trace(|| line.text.clone());
         replay.step(&line.step).map_err(|reason| Failure { line: line.number, text: line.text.clone(), reason })?;
     }
     Ok(())
@@ -120,9 +138,18 @@ impl Replay<'_> {
             Step::World(edits) => {
                 self.driver.control_plane(&mut |world| edits.iter().for_each(|edit| world.edit(edit)));
             }
-            Step::Says { type_url, resources } => self.driver.control_plane(&mut |world| world.says(type_url, resources)),
+            Step::Says { type_url, resources } => {
+                self.driver.control_plane(&mut |world| world.says(type_url, resources))
+            }
             Step::Touch { type_url, names } => self.driver.control_plane(&mut |world| world.touch(type_url, names)),
-            Step::Hold { type_url, on } => self.driver.control_plane(&mut |world| world.hold(type_url, *on)),
+            Step::Hold { type_url, on } => {
+                if *on {
+                    self.held.insert(type_url.clone())
+                } else {
+                    self.held.remove(type_url)
+                };
+                self.driver.control_plane(&mut |world| world.hold(type_url, *on));
+            }
             Step::Reachable(up) => {
                 self.reachable = *up;
                 self.driver.reach(*up);
@@ -133,7 +160,7 @@ impl Replay<'_> {
             Step::Service { stream, type_url } => {
                 self.services.insert(*stream, type_url.clone());
             }
-            Step::Setting(_) => {}
+            Step::Setting(words) => self.legacy_off |= words[0] == "no-legacy-wildcard",
             Step::Stall { stream, on } => self.driver.stall(*stream, *on),
             other => return self.driver.over_socket(other),
         }
@@ -191,7 +218,8 @@ impl Replay<'_> {
         let state = self.streams.get_mut(&stream).ok_or("no such stream")?;
         state.node_sent |= node.is_some();
         let service = self.services.get(&stream).or(self.service.as_ref());
-        let type_url = if ask.type_url.is_empty() { service.cloned().unwrap_or_default() } else { ask.type_url.clone() };
+        let type_url =
+            if ask.type_url.is_empty() { service.cloned().unwrap_or_default() } else { ask.type_url.clone() };
         let of_type = state.types.entry(type_url.clone()).or_default();
         of_type.named_once |= !ask.names.is_empty();
         if wire == Wire::Sotw {
@@ -210,6 +238,7 @@ impl Replay<'_> {
             Version::Of(resource) => compare::stated_version(&type_url, &resource),
         };
         let initial = initial.into_iter().map(|(name, version)| (name, stated(version))).collect();
+        trace(|| format!("{stream}> {} {ask:?} nonce {nonce}", type_url.rsplit('.').next().unwrap_or_default()));
         self.driver.send(stream, messages::request(&ask, Filled { nonce, node, initial }));
         Ok(())
     }
@@ -263,7 +292,9 @@ impl Replay<'_> {
     pub(super) fn hear(&mut self, stream: u32, patiently: bool) -> Result<Option<Seen>, String> {
         loop {
             let Some(mut seen) = self.hear_all(stream, patiently)? else { return Ok(None) };
-            if compare::strip_probes(&mut seen) {
+            let whole = seen.clone();
+            let only_probes = compare::strip_probes(&mut seen);
+            if self.is_echo(stream, &whole, &seen) || only_probes {
                 let state = self.streams.get_mut(&stream).ok_or("no such stream")?;
                 state.queue.pop_front();
                 let Seen { type_url, nonce, label, .. } = seen;
@@ -276,6 +307,22 @@ impl Replay<'_> {
             }
             return Ok(self.streams.get_mut(&stream).and_then(|state| state.queue.pop_front()).map(|_| seen));
         }
+    }
+
+    /// A whole set is said again only because another stream's barrier added to it.
+    fn is_echo(&mut self, stream: u32, whole: &Seen, seen: &Seen) -> bool {
+        if !messages::full_state(&seen.type_url) || self.service.is_none() {
+            return false;
+        }
+        let Some(state) = self.streams.get_mut(&stream).filter(|state| state.wire == Wire::Sotw) else { return false };
+        let of_type = state.types.entry(seen.type_url.clone()).or_default();
+        let names = |seen: &Seen| {
+            let mut all: Vec<_> = seen.resources.iter().map(|one| (one.name.clone(), one.payload.clone())).collect();
+            all.sort_by(|one, other| one.0.cmp(&other.0));
+            all
+        };
+        let before = of_type.whole.replace((names(seen), whole.resources.len()));
+        before.is_some_and(|(before, count)| before == names(seen) && whole.resources.len() > count)
     }
 
     /// The next response, left in the queue.
@@ -296,6 +343,7 @@ impl Replay<'_> {
                 let known = |type_url: &str| state.types.contains_key(type_url);
                 compare::sound(&seen, state.wire, known, &mut self.versions)
                     .map_err(|error| format!("{error}, in {}", seen.show()))?;
+                trace(|| format!("{stream}< {}", seen.show()));
                 if !state.nonces.insert(seen.nonce.clone()) {
                     return Err(format!("nonce {} came twice", seen.nonce));
                 }

@@ -40,31 +40,90 @@ pub struct Line {
 
 #[derive(Clone, Debug)]
 pub enum Step {
-    Ask { streams: Vec<u32>, ask: Ask, after_optional: bool },
-    Answer { streams: Vec<u32>, answer: Answer, after_optional: bool },
-    Expect { streams: Vec<u32>, any_of: Vec<Message>, how: How },
-    ExpectEnd { streams: Vec<u32>, code: i32, within: Duration },
-    CloseSend { streams: Vec<u32> },
-    Lost { streams: Vec<u32> },
-    Heard { stream: u32, kind: String },
-    Silence { streams: Vec<u32>, allowing: Vec<Message>, time_passes: bool },
+    Ask {
+        streams: Vec<u32>,
+        ask: Ask,
+        after_optional: bool,
+    },
+    Answer {
+        streams: Vec<u32>,
+        answer: Answer,
+        after_optional: bool,
+    },
+    Expect {
+        streams: Vec<u32>,
+        any_of: Vec<Message>,
+        how: How,
+    },
+    ExpectEnd {
+        streams: Vec<u32>,
+        code: i32,
+        within: Duration,
+    },
+    CloseSend {
+        streams: Vec<u32>,
+    },
+    Lost {
+        streams: Vec<u32>,
+    },
+    Heard {
+        stream: u32,
+        kind: String,
+    },
+    Silence {
+        streams: Vec<u32>,
+        allowing: Vec<Message>,
+        time_passes: bool,
+    },
     Advance(Duration),
     /// The upstream's world before anything was asked.
-    Start { of: Option<String>, type_url: String, resources: Vec<Resource>, errors: Vec<(String, i32)> },
+    Start {
+        of: Option<String>,
+        type_url: String,
+        resources: Vec<Resource>,
+        errors: Vec<(String, i32)>,
+    },
     World(Vec<Edit>),
-    Says { type_url: String, resources: Vec<Resource> },
-    Touch { type_url: String, names: Vec<String> },
-    Hold { type_url: String, on: bool },
+    Says {
+        type_url: String,
+        resources: Vec<Resource>,
+    },
+    Touch {
+        type_url: String,
+        names: Vec<String>,
+    },
+    Hold {
+        type_url: String,
+        on: bool,
+    },
     Reachable(bool),
     Node(Node),
-    Service { stream: u32, type_url: String },
+    Service {
+        stream: u32,
+        type_url: String,
+    },
     Setting(Vec<String>),
     Upstream(Upstream),
-    Stall { stream: u32, on: bool },
+    Stall {
+        stream: u32,
+        on: bool,
+    },
     Streams(usize),
-    Pushes { count: u64, type_url: String, resource: Resource, reader: u32 },
-    Flood { stream: u32, count: usize, type_url: String },
-    Pings { count: usize, every: Duration },
+    Pushes {
+        count: u64,
+        type_url: String,
+        resource: Resource,
+        reader: u32,
+    },
+    Flood {
+        stream: u32,
+        count: usize,
+        type_url: String,
+    },
+    Pings {
+        count: usize,
+        every: Duration,
+    },
     Drain,
     Memory(usize),
 }
@@ -192,7 +251,11 @@ pub enum Upstream {
     Request(UpstreamRequest),
     Never(UpstreamRequest),
     /// One subscription (or unsubscription) of a name, over all streams.
-    Once { type_url: String, subscribe: bool, name: String },
+    Once {
+        type_url: String,
+        subscribe: bool,
+        name: String,
+    },
     Streams(usize),
 }
 

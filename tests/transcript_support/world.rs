@@ -180,7 +180,8 @@ impl ControlPlane {
                 world.put(plain(name));
             }
         }
-        let edit = Edit { type_url: type_url.to_owned(), put: vec![plain(name)], remove: Vec::new(), label: Some(label) };
+        let edit =
+            Edit { type_url: type_url.to_owned(), put: vec![plain(name)], remove: Vec::new(), label: Some(label) };
         self.edit(&edit);
         self.of(type_url).number = number;
     }
@@ -199,7 +200,8 @@ impl ControlPlane {
             let Some(state) = self.streams.get_mut(&id).and_then(|stream| stream.types.get_mut(type_url)) else {
                 continue;
             };
-            let mut due: BTreeSet<String> = stated.iter().filter(|name| world.resources.contains_key(*name)).cloned().collect();
+            let mut due: BTreeSet<String> =
+                stated.iter().filter(|name| world.resources.contains_key(*name)).cloned().collect();
             for (name, resource) in &world.resources {
                 if state.wants(resource) && state.sent.get(name) != Some(&Some(version(resource))) {
                     due.insert(name.clone());

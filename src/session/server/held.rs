@@ -237,9 +237,14 @@ impl Held {
                 }
                 continue;
             }
+            // Not believed even should it prove current, as names are (C-094).
+            let follow_up = trust == Trust::None || asked && trust != Trust::All;
             let foreign = half.filter(|half| !view.store.remembers(half));
             let exception = match foreign {
-                Some(half) => Exception { until: Some(hold_until), answer: asked, ..Exception::of(Has::Stated(half)) },
+                Some(half) => {
+                    let stated = Exception::of(Has::Stated(half));
+                    Exception { until: Some(hold_until), answer: asked, follow_up, ..stated }
+                }
                 None => Exception { answer: asked, ..Exception::of(Has::Unknown) },
             };
             self.exceptions.insert(name.clone(), exception);
@@ -350,6 +355,11 @@ impl Held {
             Verdict::InStep => has_of(&view.target(name)),
         };
         self.exceptions.remove(name);
+        if matches!(verdict, Verdict::InStep) {
+            // Sent or told before the tree moved: the tree's own step has
+            // nothing to add.
+            told.insert(canonical.clone());
+        }
         said.say(verdict, &canonical, told);
         if !same(&has_now, &has(to.get(&canonical))) {
             self.exceptions.insert(canonical, Exception::of(has_now));
