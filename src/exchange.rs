@@ -22,6 +22,8 @@ mod lease;
 mod metrics;
 mod pulse;
 pub mod report;
+#[cfg(test)]
+mod shell_tests;
 mod slot;
 #[cfg(test)]
 mod tests;

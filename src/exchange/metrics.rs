@@ -4,7 +4,7 @@ use super::Exchange;
 use super::core::Applied;
 use crate::xds::{Moment, TypeUrl};
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeLabelValue, EncodeMetric};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -19,17 +19,10 @@ use std::time::Duration;
 const LATENCY: [f64; 16] =
     [0.0001, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
-enum Result {
-    Changed,
-    Unchanged,
-    Touched,
-}
-
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct CommitLabels {
     r#type: &'static str,
-    result: Result,
+    result: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -75,9 +68,9 @@ impl Metrics {
 
     pub(super) fn committed(&self, type_url: &TypeUrl, applied: Applied, took: Duration) {
         let result = match applied {
-            Applied { changed: 1.., .. } => Result::Changed,
-            Applied { touched: 1.., .. } => Result::Touched,
-            _ => Result::Unchanged,
+            Applied { changed: 1.., .. } => "changed",
+            Applied { touched: 1.., .. } => "touched",
+            _ => "unchanged",
         };
         let r#type = type_url.short();
         self.commits.get_or_create(&CommitLabels { r#type, result }).inc();
@@ -104,7 +97,7 @@ struct Total {
 }
 
 impl Collector for Gauges {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> std::result::Result<(), std::fmt::Error> {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
         let (mut groups, mut members) = (0, 0);
         let mut types: BTreeMap<&'static str, Total> = BTreeMap::new();
         let now: Moment = self.0.clock.now();
@@ -137,7 +130,7 @@ fn gauge(
     help: &str,
     unit: Option<&Unit>,
     values: impl IntoIterator<Item = (Option<&'static str>, f64)>,
-) -> std::result::Result<(), std::fmt::Error> {
+) -> Result<(), std::fmt::Error> {
     let mut metric = encoder.encode_descriptor(name, help, unit, MetricType::Gauge)?;
     for (r#type, value) in values {
         let value = ConstGauge::new(value);

@@ -7,7 +7,7 @@ use crate::content::{Body, Reach, ServedType, Store};
 use crate::session::{Update, Want};
 use crate::xds::envelope::{Payload, Resource};
 use crate::xds::wire::Writer;
-use crate::xds::{Moment, Name, Status, Timing, TypeUrl, code};
+use crate::xds::{Moment, Name, Status, TypeUrl, code};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -228,7 +228,9 @@ fn absence_and_errors() {
     ];
     for (story, updates, shows) in table {
         let mut bench = Bench::wanting("eds", &["A", "B"]);
-        updates.into_iter().for_each(|update| drop(bench.apply(update)));
+        for update in updates {
+            bench.apply(update);
+        }
         assert_eq!(bench.shows("eds"), shows, "{story}");
     }
 }
@@ -243,4 +245,448 @@ fn passing_trouble_is_kept_for_the_status() {
     assert_eq!((about.holds, about.subscription), (Holds::Resource { bytes: 1 }, Subscription::Named));
     bench.apply(with("eds", "", &["A1"]));
     assert_eq!(bench.state.explain(&kind("eds"), &"A".into()).unwrap().error, None);
+}
+
+#[test]
+fn heartbeats_are_touches() {
+    let mut bench = Bench::wanting("eds", &["A"]);
+    let ttl = Some(Duration::from_secs(5));
+    bench.apply(Update { resources: vec![Resource { ttl, ..resource("eds", "A1") }], ..update("eds", "v1") });
+    let before = bench.served("eds");
+    bench.seconds(4);
+    let beat = Resource { payload: None, ttl, ..resource("eds", "A1") };
+    assert_eq!(bench.apply(Update { resources: vec![beat.clone()], ..update("eds", "v1") }), [1]);
+    let after = bench.served("eds");
+    assert!(after.tree.same(&before.tree));
+    assert_eq!((after.touch, after.touched.get("A").copied()), (before.touch + 1, Some(before.touch + 1)));
+    // The same resource in full is as good.
+    let full = Resource { ttl, ..resource("eds", "A1") };
+    assert_eq!(bench.apply(Update { resources: vec![full], ..update("eds", "v1") }), [1]);
+    assert_eq!(bench.served("eds").touch, before.touch + 2);
+    assert_eq!(bench.seconds(4), [0; 0]);
+    assert_eq!(bench.seconds(1), [1]);
+    assert_eq!(bench.shows("eds"), "Ax");
+    // Nothing is left that a heartbeat could keep.
+    bench.apply(Update { resources: vec![beat], ..update("eds", "v1") });
+    assert_eq!(bench.shows("eds"), "Ax");
+    bench.apply(with("eds", "v1", &["A1"]));
+    assert_eq!(bench.shows("eds"), "A1");
+}
+
+#[test]
+fn ttls_run_out_while_the_upstream_is_away() {
+    let mut bench = Bench::wanting("eds", &["A", "B"]);
+    let ttl = Some(Duration::from_secs(5));
+    let resources = vec![Resource { ttl, ..resource("eds", "A1") }, resource("eds", "B1")];
+    bench.apply(Update { resources, ..update("eds", "v1") });
+    bench.lose();
+    bench.seconds(5);
+    assert_eq!(bench.shows("eds"), "Ax B1");
+    // Without TTL from now on (C-133).
+    bench.open();
+    bench.apply(with("eds", "v2", &["A1"]));
+    bench.seconds(100);
+    assert_eq!(bench.shows("eds"), "A1 B1");
+}
+
+#[test]
+fn names_without_a_resource() {
+    let mut bench = Bench::wanting("vhds", &["rc/x"]);
+    let unknown = Resource { name: Some("rc/x".into()), aliases: names(&["rc/x"]), ..Resource::default() };
+    bench.apply(Update { resources: vec![unknown.clone()], ..update("vhds", "") });
+    assert_eq!(bench.shows("vhds"), "rc/x0");
+    assert!(bench.served("vhds").aliases.is_empty(), "a name is no alias of itself");
+    assert_eq!(bench.apply(Update { resources: vec![unknown], ..update("vhds", "") }), [0; 0]);
+}
+
+#[test]
+fn whole_sets_say_what_is_gone() {
+    let whole =
+        |short, specs: &[&str], answers_wildcard| Update { whole: true, answers_wildcard, ..with(short, "", specs) };
+    // Under the wildcard.
+    let mut bench = Bench::wanting("cds", &["*", "B", "Z"]);
+    bench.apply(whole("cds", &["A1", "B1", "C1"], true));
+    assert_eq!(bench.shows("cds"), "A1 B1 C1 Z-");
+    bench.apply(whole("cds", &["A2"], true));
+    assert_eq!(bench.shows("cds"), "A2 B- Z-");
+    // By name.
+    let mut bench = Bench::wanting("lds", &["A", "B"]);
+    bench.apply(whole("lds", &["A1", "B1"], false));
+    bench.want(ONE, "lds", &["A", "B", "N"]);
+    bench.apply(whole("lds", &["A1"], false));
+    assert_eq!(bench.shows("lds"), "A1 B-", "N was perhaps not asked yet");
+    // Partial types never (C-119).
+    let mut bench = Bench::wanting("eds", &["A", "B"]);
+    bench.apply(with("eds", "", &["A1", "B1"]));
+    bench.apply(whole("eds", &["A2"], false));
+    assert_eq!(bench.shows("eds"), "A2 B1");
+}
+
+#[test]
+fn a_whole_set_does_not_judge_what_was_only_just_asked() {
+    let mut bench = Bench::wanting("lds", &["A", "B"]);
+    let whole = |specs: &[&str]| Update { whole: true, ..with("lds", "", specs) };
+    bench.apply(whole(&["A1", "B1"]));
+    bench.want(ONE, "lds", &["A"]);
+    bench.seconds(61);
+    bench.apply(whole(&["A1"]));
+    assert_eq!(bench.shows("lds"), "A1 B1", "nobody asked for B");
+    bench.want(ONE, "lds", &["A", "B"]);
+    assert_eq!(bench.awaits("lds"), "B");
+    bench.apply(whole(&["A2"]));
+    assert_eq!((bench.shows("lds"), bench.awaits("lds")), ("A2 B1".into(), "B".into()));
+    bench.apply(whole(&["A2", "B2"]));
+    assert_eq!((bench.shows("lds"), bench.awaits("lds")), ("A2 B2".into(), "".into()));
+}
+
+#[test]
+fn complete_once_the_wildcard_is_answered() {
+    let mut bench = Bench::wanting("cds", &["*"]);
+    bench.apply(update("cds", ""));
+    assert!(!bench.served("cds").complete);
+    assert_eq!(bench.apply(Update { answers_wildcard: true, ..update("cds", "") }), [1]);
+    assert!(bench.served("cds").complete);
+    bench.lose();
+    assert!(bench.served("cds").complete);
+}
+
+#[test]
+fn aliases_resolve() {
+    let mut bench = Bench::wanting("cds", &["a1"]);
+    let aliased = |aliases: &[&str]| Resource { aliases: names(aliases), ..resource("cds", "A1") };
+    bench.apply(removing("cds", &["a1"]));
+    assert_eq!(bench.shows("cds"), "a1-");
+    bench.apply(Update { resources: vec![aliased(&["a1", "a2"])], ..update("cds", "") });
+    assert_eq!(bench.shows("cds"), "A1", "the alias is absent no more");
+    let served = bench.served("cds");
+    assert_eq!(served.resolve("a2").map(|entry| entry.name().to_string()).as_deref(), Some("A"));
+    bench.apply(removing("cds", &["A"]));
+    assert_eq!(bench.shows("cds"), "A-", "absent: it is wanted by its alias");
+    assert!(bench.served("cds").resolve("a1").is_some());
+    bench.apply(Update { resources: vec![aliased(&["a2"])], ..update("cds", "") });
+    assert!(bench.served("cds").resolve("a1").is_none());
+}
+
+#[test]
+fn globs() {
+    let glob = "xdstp://a/T/foo/*";
+    let (one, two) = ("xdstp://a/T/foo/b", "xdstp://a/T/foo/c");
+    let full = |name: &str| format!("{name}1");
+    let mut bench = Bench::wanting("lds", &[glob]);
+    bench.apply(removing("lds", &[glob]));
+    assert_eq!(bench.shows("lds"), format!("{glob}-"));
+    assert_eq!(bench.apply(with("lds", "", &[&full(one), &full(two), "xdstp://a/T/foo/q/r1"])), [1]);
+    assert_eq!(bench.shows("lds"), format!("{one}1 {two}1"), "a member lifts the absence");
+    bench.apply(removing("lds", &[one]));
+    assert_eq!(bench.shows("lds"), format!("{two}1"));
+    bench.apply(removing("lds", &[two]));
+    assert_eq!(bench.shows("lds"), format!("{glob}-"), "the last one is gone: known to be empty");
+    bench.apply(with("lds", "", &[&full(one)]));
+    bench.apply(removing("lds", &[glob]));
+    assert_eq!(bench.shows("lds"), format!("{glob}-"), "the glob takes its members with it");
+}
+
+#[test]
+fn a_glob_nobody_wants_lingers_idles_and_is_evicted_with_its_members() {
+    let glob = "xdstp://a/T/foo/*";
+    let mut bench = Bench::wanting("lds", &[glob]);
+    bench.apply(with("lds", "", &["xdstp://a/T/foo/b1"]));
+    bench.want(ONE, "lds", &[]);
+    bench.seconds(60);
+    assert_eq!((bench.asks("lds"), bench.shows("lds")), ("".into(), "xdstp://a/T/foo/b1".into()));
+    bench.want(ONE, "lds", &[glob]);
+    assert_eq!(bench.awaits("lds"), glob);
+    assert_eq!(bench.apply(with("lds", "", &["xdstp://a/T/foo/b1"])), [1]);
+    assert_eq!(bench.awaits("lds"), "");
+    bench.want(ONE, "lds", &[]);
+    bench.seconds(60 + 3600);
+    assert_eq!(bench.shows("lds"), "");
+}
+
+#[test]
+fn the_union_lingers_while_the_upstream_is_synced() {
+    let mut bench = Bench::wanting("eds", &["A", "B"]);
+    bench.want(TWO, "eds", &["B", "C"]);
+    assert_eq!(bench.asks("eds"), "A B C");
+    bench.apply(with("eds", "", &["A1", "B1", "C1"]));
+    assert!(bench.state.take_asks_changed());
+    bench.state.leave(bench.now, TWO);
+    assert_eq!(bench.asks("eds"), "A B C");
+    bench.seconds(59);
+    bench.lose();
+    bench.seconds(1000);
+    assert_eq!(bench.asks("eds"), "A B C", "away, nothing ends");
+    assert!(!bench.state.take_asks_changed());
+    bench.open();
+    bench.seconds(1);
+    assert_eq!(bench.asks("eds"), "A B");
+    assert!(bench.state.take_asks_changed());
+    assert_eq!(bench.shows("eds"), "A1 B1 C1", "held, unconfirmed");
+    bench.seconds(3599);
+    assert_eq!(bench.shows("eds"), "A1 B1 C1");
+    bench.seconds(1);
+    assert_eq!(bench.shows("eds"), "A1 B1");
+}
+
+#[test]
+fn an_overdue_ask_stops_the_linger() {
+    let mut bench = Bench::wanting("eds", &["A"]);
+    bench.state.asked(bench.now, &kind("eds"));
+    bench.want(ONE, "eds", &[]);
+    bench.seconds(500);
+    assert_eq!(bench.asks("eds"), "A");
+    bench.apply(update("eds", ""));
+    bench.seconds(58);
+    assert_eq!(bench.asks("eds"), "");
+}
+
+#[test]
+fn wildcard_and_names_are_distinct() {
+    let mut bench = Bench::wanting("cds", &["*"]);
+    bench.want(TWO, "cds", &["A"]);
+    assert_eq!(bench.asks("cds"), "* A");
+    bench.want(ONE, "cds", &[]);
+    bench.seconds(60);
+    assert_eq!(bench.asks("cds"), "A");
+}
+
+#[test]
+fn unconfirmed_names_wait_for_the_upstream_for_a_second() {
+    let idle = || {
+        let mut bench = Bench::wanting("eds", &["A"]);
+        bench.apply(with("eds", "", &["A1"]));
+        bench.want(ONE, "eds", &[]);
+        bench.seconds(60);
+        bench
+    };
+    // Answered, also with the same bytes, or gone.
+    for (answer, shows) in [(with("eds", "", &["A1"]), "A1"), (removing("eds", &["A"]), "A-")] {
+        let mut bench = idle();
+        bench.want(TWO, "eds", &["A"]);
+        assert_eq!(bench.awaits("eds"), "A");
+        assert_eq!(bench.apply(answer), [2]);
+        assert_eq!((bench.awaits("eds"), bench.shows("eds")), ("".into(), shows.into()));
+    }
+    // Not answered.
+    let mut bench = idle();
+    bench.want(TWO, "eds", &["A"]);
+    assert_eq!(bench.pass(Duration::from_millis(999)), [0; 0]);
+    assert_eq!(bench.pass(Duration::from_millis(1)), [2]);
+    assert_eq!(bench.awaits("eds"), "");
+    // The upstream goes away meanwhile, or is away.
+    let mut bench = idle();
+    bench.want(TWO, "eds", &["A"]);
+    bench.lose();
+    assert_eq!((bench.awaits("eds"), bench.woken()), ("".into(), vec![2]));
+    let mut bench = idle();
+    bench.lose();
+    bench.want(TWO, "eds", &["A"]);
+    assert_eq!(bench.awaits("eds"), "");
+    // Lingering is subscribed, so confirmed; so is what the wildcard covers.
+    let mut bench = Bench::wanting("cds", &["*", "A"]);
+    bench.apply(Update { answers_wildcard: true, ..with("cds", "", &["A1", "B1"]) });
+    bench.want(ONE, "cds", &["*"]);
+    bench.seconds(10);
+    bench.want(ONE, "cds", &["*", "A", "B"]);
+    assert_eq!(bench.awaits("cds"), "");
+}
+
+#[test]
+fn a_wildcard_wanted_again_waits_too() {
+    let mut bench = Bench::wanting("cds", &["*"]);
+    let answer = || Update { answers_wildcard: true, ..with("cds", "", &["A1", "B1"]) };
+    bench.apply(answer());
+    bench.want(ONE, "cds", &[]);
+    bench.seconds(60);
+    assert!(!bench.served("cds").complete, "its word is old");
+    bench.want(ONE, "cds", &["A"]);
+    assert_eq!(bench.awaits("cds"), "A");
+    bench.want(ONE, "cds", &["*"]);
+    assert!(bench.served("cds").wildcard_awaited && bench.served("cds").complete);
+    assert_eq!(bench.apply(answer()), [1]);
+    assert!(!bench.served("cds").wildcard_awaited);
+    bench.want(ONE, "cds", &[]);
+    bench.seconds(60);
+    bench.want(ONE, "cds", &["*"]);
+    assert_eq!(bench.seconds(1), [1]);
+    assert!(!bench.served("cds").wildcard_awaited);
+    bench.want(ONE, "cds", &[]);
+    bench.seconds(60 + 3600);
+    assert_eq!(bench.shows("cds"), "");
+    assert!(!bench.served("cds").complete);
+}
+
+#[test]
+fn assignments_are_wanted_as_soon_as_their_cluster_is_held() {
+    let mut bench = Bench::wanting("cds", &["*"]);
+    let clusters = vec![cluster("a", "svc", 1), cluster("b", "", 1), cluster("c", "svc", 1), resource("cds", "d1")];
+    bench.apply(Update { resources: clusters, answers_wildcard: true, ..update("cds", "") });
+    assert_eq!(bench.asks("eds"), "b svc");
+    assert!(bench.state.take_asks_changed());
+    bench.apply(removing("cds", &["a"]));
+    bench.seconds(60);
+    assert_eq!(bench.asks("eds"), "b svc");
+    bench.apply(removing("cds", &["c"]));
+    bench.seconds(60);
+    assert_eq!(bench.asks("eds"), "b");
+    bench.want(ONE, "cds", &[]);
+    bench.seconds(60);
+    assert_eq!(bench.asks("cds"), "");
+    bench.seconds(60);
+    assert_eq!(bench.asks("eds"), "", "clusters that nobody wants ask for nothing");
+    bench.want(ONE, "cds", &["b"]);
+    assert_eq!(bench.asks("eds"), "b");
+}
+
+#[test]
+fn a_changed_cluster_makes_its_assignment_restate() {
+    let setup = || {
+        let mut bench = Bench::wanting("cds", &["*"]);
+        bench.want(TWO, "eds", &["svc"]);
+        bench.apply(Update { resources: vec![cluster("a", "svc", 1)], ..update("cds", "") });
+        assert_eq!(bench.restates(), "", "not held yet: there will be an answer");
+        bench.apply(with("eds", "", &["svc1"]));
+        bench.apply(Update { resources: vec![cluster("a", "svc", 2)], ..update("cds", "") });
+        assert_eq!(bench.restates(), "svc");
+        bench
+    };
+    // The upstream's own, with the same bytes.
+    let mut bench = setup();
+    assert_eq!(bench.apply(with("eds", "", &["svc1"])), [2]);
+    assert_eq!(bench.restates(), "");
+    // It does not come.
+    let mut bench = setup();
+    bench.state.set_rtt(Duration::from_millis(100));
+    bench.apply(Update { resources: vec![cluster("n", "svc", 1)], ..update("cds", "") });
+    assert_eq!(bench.pass(Duration::from_millis(349)), [0; 0]);
+    assert_eq!(bench.pass(Duration::from_millis(1)), [2]);
+    assert_eq!(bench.restates(), "");
+    // The cluster is repeated, or the upstream is lost.
+    bench.apply(Update { resources: vec![cluster("n", "svc", 1)], ..update("cds", "") });
+    assert_eq!(bench.restates(), "");
+    let mut bench = setup();
+    bench.lose();
+    assert_eq!(bench.restates(), "");
+}
+
+#[test]
+fn loss_of_the_upstream_changes_nothing_but_the_reach() {
+    let mut bench = Bench::wanting("cds", &["*"]);
+    bench.apply(Update { answers_wildcard: true, ..with("cds", "v1", &["A1"]) });
+    let before = bench.served("cds");
+    bench.lose();
+    assert_eq!(bench.woken(), [1]);
+    assert!(Arc::ptr_eq(&before, &bench.served("cds")));
+    let since = bench.now;
+    bench.seconds(3);
+    let reason: Arc<str> = "10.0.0.1:15010: connection refused".into();
+    bench.state.stream_lost(bench.now, reason.clone());
+    assert_eq!(bench.state.served().upstream, Reach::Silent { since, reason: reason.clone() });
+    // A stream that dies without a word does not start the time anew.
+    bench.open();
+    assert_eq!(bench.state.served().upstream, Reach::Answering);
+    bench.state.stream_lost(bench.now, reason.clone());
+    assert_eq!(bench.state.served().upstream, Reach::Silent { since, reason });
+    bench.open();
+    bench.apply(with("cds", "v1", &["A1"]));
+    assert!(Arc::ptr_eq(&before, &bench.served("cds")));
+}
+
+#[test]
+fn an_unanswered_ask_is_silence() {
+    let mut bench = Bench::wanting("eds", &["A"]);
+    bench.state.asked(bench.now, &kind("eds"));
+    bench.seconds(1);
+    assert_eq!(bench.state.served().upstream, Reach::Answering);
+    assert_eq!(bench.seconds(1), [1]);
+    let Reach::Silent { since, reason } = bench.state.served().upstream.clone() else { panic!("answers") };
+    assert_eq!((since, &*reason), (bench.now, "10.0.0.1:15010 has not answered an ask for eds for more than 2 s"));
+    assert_eq!(bench.apply(update("eds", "")), [1]);
+    assert_eq!(bench.state.served().upstream, Reach::Answering);
+}
+
+#[test]
+fn a_new_group_has_no_reach_and_its_time_counts_from_the_first_want() {
+    let mut bench = Bench::offline();
+    bench.seconds(100);
+    bench.want(ONE, "cds", &["*"]);
+    let Reach::Silent { since, .. } = bench.state.served().upstream.clone() else { panic!("answers") };
+    assert_eq!(since, bench.now);
+}
+
+#[test]
+fn labels_follow_the_upstream_but_never_lie() {
+    let mut bench = Bench::wanting("eds", &["A", "B"]);
+    let mut labels = Vec::new();
+    for (label, specs) in
+        [("v1", vec!["A1"]), ("v1", vec!["B1"]), ("v1", vec!["A2"]), ("v2", vec!["A3"]), ("", vec!["A3"])]
+    {
+        bench.apply(with("eds", label, &specs));
+        labels.push(bench.label("eds"));
+    }
+    assert_eq!(labels[0], "v1");
+    assert_eq!(labels[1], "v1", "names that join are fine");
+    assert!(labels[2].starts_with("v1~") && labels[2].len() == 11, "{}", labels[2]);
+    assert_eq!(labels[3], "v2");
+    assert_eq!(labels[4].len(), 8, "the content's hash: {}", labels[4]);
+}
+
+#[test]
+fn what_is_held_is_stated_with_the_upstreams_versions() {
+    let mut bench = Bench::wanting("eds", &["A", "B", "Z"]);
+    let versioned = Resource { version: "7".into(), ..resource("eds", "A1") };
+    bench.apply(Update { resources: vec![versioned, resource("eds", "B1")], ..update("eds", "") });
+    bench.apply(removing("eds", &["Z"]));
+    let held = |list: &[(&str, &str)]| -> Vec<(Name, String)> {
+        list.iter().map(|&(name, version)| (name.into(), version.into())).collect()
+    };
+    assert_eq!(bench.state.held_versions(&kind("eds")), held(&[("A", "7"), ("B", "")]));
+    // A version alone is no change, but is kept.
+    let versioned = Resource { version: "8".into(), ..resource("eds", "A1") };
+    assert_eq!(bench.apply(Update { resources: vec![versioned], ..update("eds", "") }), [0; 0]);
+    bench.want(ONE, "eds", &["A"]);
+    bench.seconds(60);
+    assert_eq!(bench.state.held_versions(&kind("eds")), held(&[("A", "8")]), "B is not subscribed");
+}
+
+#[test]
+fn the_settle_window_counts_from_changes_that_may_refer() {
+    let mut bench = Bench::wanting("eds", &["A"]);
+    bench.want(ONE, "rds", &["R"]);
+    bench.seconds(5);
+    bench.apply(with("eds", "", &["A1"]));
+    assert_eq!(bench.state.served().unsettled, Moment::START);
+    bench.apply(with("rds", "", &["R1"]));
+    let at = bench.now;
+    assert_eq!(bench.state.served().unsettled, at);
+    bench.seconds(5);
+    bench.apply(with("rds", "v2", &["R1"]));
+    assert_eq!(bench.state.served().unsettled, at);
+}
+
+#[test]
+fn workloads_come_under_other_names() {
+    let mut bench = Bench::wanting("address", &["/10.0.0.1"]);
+    let pod = Resource { aliases: names(&["/10.0.0.1"]), ..resource("address", "pod1") };
+    bench.apply(Update { resources: vec![pod, resource("address", "service1")], ..update("address", "") });
+    assert_eq!(bench.shows("address"), "pod1 service1");
+}
+
+#[test]
+fn the_report_tells() {
+    let mut bench = Bench::wanting("eds", &["A"]);
+    bench.state.asked(bench.now, &kind("eds"));
+    assert_eq!(bench.state.report(bench.now).types[0].confirmed, None);
+    bench.apply(with("eds", "v1", &["A1"]));
+    bench.seconds(3);
+    let report = bench.state.report(bench.now);
+    assert_eq!((report.types[0].resources, &*report.types[0].label, report.types[0].synced), (1, "v1", true));
+    assert_eq!(report.types[0].confirmed, Some(Duration::from_secs(3)));
+    bench.state.heard(bench.now);
+    bench.lose();
+    bench.seconds(5);
+    let report = bench.state.report(bench.now);
+    assert_eq!((report.types[0].confirmed, report.types[0].synced), (Some(Duration::from_secs(5)), false));
+    assert_eq!(bench.state.explain(&kind("eds"), &"B".into()).unwrap().holds, Holds::Nothing);
+    assert_eq!(bench.state.explain(&kind("rds"), &"B".into()), None);
 }
