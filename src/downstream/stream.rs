@@ -157,7 +157,7 @@ impl<'a> Stream<'a> {
         let open = self.closing.is_none();
         tokio::select! {
             message = self.messages.next(), if open => Event::Message(message),
-            flushed = self.pace.flush(&mut self.sender, clock), if self.sender.waiting() > 0 => Event::Flushed(flushed),
+            flushed = self.pace.flush(&mut self.sender, &self.listed.client, clock), if self.sender.waiting() > 0 => Event::Flushed(flushed),
             () = self.wake.notified(), if open => Event::Woken,
             () = self.ends.announced(), if open => Event::Ending,
             () = clock.sleep_until_some(deadline) => Event::Time,

@@ -113,7 +113,7 @@ impl Sender {
     }
 
     /// Queues bytes that are messages already.
-    pub(super) fn push_framed(&mut self, bytes: Bytes) {
+    pub fn push_framed(&mut self, bytes: Bytes) {
         if !bytes.is_empty() {
             self.waiting += bytes.len();
             self.pending.push_back(bytes);

@@ -2,6 +2,7 @@
 //! responses tell how fast a change travels.
 
 use crate::clock::Clock;
+use crate::downstream::clients::Client;
 use crate::session::server::HeardKind;
 use crate::transport::stream::{Messages, Sender};
 use crate::xds::{Moment, TypeUrl};
@@ -66,12 +67,13 @@ impl Pace {
     }
 
     /// Hands bytes over and notes when some were taken.
-    pub(super) async fn flush(&mut self, sender: &mut Sender, clock: &Clock) -> Result<(), h2::Error> {
+    pub(super) async fn flush(&mut self, sender: &mut Sender, client: &Client, clock: &Clock) -> Result<(), h2::Error> {
         poll_fn(|cx| {
             let before = sender.accepted();
             let flushed = sender.poll_flush(cx);
             if sender.accepted() > before {
                 self.took = clock.now();
+                client.set_waiting(sender.waiting());
             }
             flushed
         })

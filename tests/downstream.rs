@@ -1,0 +1,9 @@
+//! The side towards sidecars over real sockets, against tonic's stock client and
+//! clients that misbehave. What the upstream would say is said to the exchange.
+
+mod downstream {
+    mod bad_input;
+    mod pace;
+    mod serving;
+    mod stack;
+}
