@@ -16,6 +16,7 @@
 //! Promise: an answer costs the parts that it asks and never waits for a
 //! sidecar or the upstream. `app` fills [`Sources`]; this module knows no other part.
 
+pub mod convert;
 pub mod ready;
 pub mod report;
 

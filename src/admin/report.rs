@@ -83,6 +83,8 @@ pub struct Client {
     /// `delta` or `sotw`.
     pub variant: String,
     pub connected_seconds: Seconds,
+    /// What waits because the client takes no bytes.
+    pub unsent_bytes: usize,
     pub types: Vec<ClientType>,
 }
 
@@ -118,12 +120,9 @@ pub struct ClientType {
 #[serde(rename_all = "camelCase")]
 pub struct Nack {
     pub text: String,
+    /// A gRPC code.
+    pub code: i32,
     pub age_seconds: Seconds,
-    /// The label of the rejected response.
-    pub version: String,
-    /// The resources it carried, as far as they are known; at most a few.
-    #[serde(default)]
-    pub names: Vec<String>,
 }
 
 /// Why something was not sent yet.
@@ -178,6 +177,8 @@ pub struct Group {
 #[serde(rename_all = "camelCase")]
 pub struct Stream {
     pub open: bool,
+    /// Which address of the control plane it is on.
+    pub address: Option<String>,
     /// How long it has been so, where that is known.
     pub seconds: Option<Seconds>,
     /// Why the last one ended.
@@ -193,14 +194,21 @@ pub struct GroupType {
     pub resources: usize,
     /// The label that is served.
     pub version: String,
+    /// The id of what is held: equal where the content is equal.
+    pub tree: String,
+    /// The upstream has answered every ask, or may still do so in time.
+    pub synced: bool,
     pub wildcard: bool,
+    /// Names that its members want.
     pub names: usize,
-    /// Since the newest change came in.
-    pub received_seconds: Option<Seconds>,
-    /// Since the upstream last said that this is so; 0 while it is in sync.
+    /// Since the newest change was committed.
+    pub committed_seconds: Option<Seconds>,
+    /// Since it was last known to be what the upstream says.
     pub confirmed_seconds: Option<Seconds>,
-    /// Asks without an answer.
-    pub unanswered: usize,
+    /// How long the oldest ask has no answer.
+    pub unanswered_seconds: Option<Seconds>,
+    /// What the upstream said that is wrong with a name, newest last.
+    pub errors: Vec<String>,
 }
 
 /// One address of the control plane.
@@ -209,6 +217,8 @@ pub struct GroupType {
 pub struct Upstream {
     pub address: String,
     pub priority: usize,
+    /// No address of a better priority stands.
+    pub active: bool,
     pub connections: usize,
     pub streams: usize,
     /// `delta` or `sotw`, once it is known.
@@ -216,6 +226,14 @@ pub struct Upstream {
     /// How long it has been connected, or not.
     pub seconds: Option<Seconds>,
     pub last_error: Option<String>,
+    /// Since the last response of any stream.
+    pub last_message_seconds: Option<Seconds>,
+    pub round_trip_seconds: Option<Seconds>,
+    /// On the wire.
+    pub received_bytes: u64,
+    pub sent_bytes: u64,
+    /// Why the newest certificate files are not in use.
+    pub tls_problem: Option<String>,
 }
 
 /// Why one stream of a node has what it has.
@@ -235,7 +253,7 @@ pub struct Explanation {
 #[serde(rename_all = "camelCase")]
 pub struct Resource {
     pub name: String,
-    /// `name`, `wildcard`, `glob`, or `no`.
+    /// `name`, `wildcard or glob`, or `no`.
     pub subscribed: String,
     /// The version that the stream was sent.
     pub sent_version: Option<String>,
@@ -245,6 +263,8 @@ pub struct Resource {
     pub upstream_version: Option<String>,
     /// The control plane said that it does not exist.
     pub absent: bool,
+    /// Its size; never what is in it.
+    pub bytes: Option<usize>,
     /// The error that the control plane gave for it.
     pub error: Option<String>,
     pub waits: Vec<Wait>,

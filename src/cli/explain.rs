@@ -122,7 +122,6 @@ fn of_group(each: &ClientType, group: &Group) -> String {
         return "  the group holds nothing of this type\n".into();
     };
     let confirmed = match held.confirmed_seconds {
-        Some(seconds) if seconds.0 == 0.0 => "confirmed by the upstream now".into(),
         Some(seconds) => format!("last confirmed by the upstream {} ago", age(seconds)),
         None => "never confirmed by the upstream".into(),
     };
@@ -132,8 +131,11 @@ fn of_group(each: &ClientType, group: &Group) -> String {
         held.version,
         wanted(held.wildcard, held.names),
     );
-    if held.unanswered > 0 {
-        text.push_str(&format!("  {} to the upstream without an answer\n", count(held.unanswered, "ask")));
+    if let Some(seconds) = held.unanswered_seconds {
+        text.push_str(&format!("  the upstream has not answered for {}\n", age(seconds)));
+    }
+    for error in &held.errors {
+        text.push_str(&format!("  the upstream's error: {}\n", clean(error)));
     }
     text
 }
@@ -197,8 +199,13 @@ mod tests {
             types: vec![each],
             ..Client::default()
         };
-        let held = GroupType { type_url: "t/eds".into(), names: 2, unanswered: 1, ..GroupType::default() };
-        let upstream = Stream { open: false, seconds: None, last_error: Some("connection refused".into()) };
+        let held = GroupType {
+            type_url: "t/eds".into(),
+            names: 2,
+            unanswered_seconds: Some(Seconds(3.0)),
+            ..GroupType::default()
+        };
+        let upstream = Stream { last_error: Some("connection refused".into()), ..Stream::default() };
         let group = Group { members: 12, upstream, types: vec![held], ..Group::default() };
         let resource = Resource { name: "c1".into(), subscribed: "name".into(), ..Resource::default() };
         let text = render(&Explanation { client, group, resource: Some(resource) }, true);
@@ -208,7 +215,7 @@ group shop by rule template; 12 members; its upstream stream is not open (connec
 
 eds: NOT SENT for 3.0s; subscribed to 2 names; version sent \"\"
   the group holds 0 resources at version \"\", never confirmed by the upstream; it wants 2 names upstream
-  1 ask to the upstream without an answer
+  the upstream has not answered for 3.0s
   waits for upstream since 3.0s (connection refused)
 
 resource c1: subscribed by name

@@ -171,7 +171,7 @@ mod tests {
     fn a_summary_then_trouble_first() {
         let mut rejected = each("cds", Sync::Rejected, 12.0);
         let text = "Error adding cluster(s) bad:\n\u{1b}[2J no such filter".into();
-        rejected.last_nack = Some(Nack { text, age_seconds: Seconds(12.0), version: "8".into(), names: vec![] });
+        rejected.last_nack = Some(Nack { text, code: 13, age_seconds: Seconds(12.0) });
         let mut stale = each("eds", Sync::Stale, 3.0);
         stale.waits.push(Wait { what: WaitFor::Turn, seconds: Seconds(3.0), detail: String::new() });
         let clients = [
