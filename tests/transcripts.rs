@@ -5,7 +5,7 @@
 #[allow(unreachable_pub, dead_code)]
 mod transcript_support;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use transcript_support::driver::{Driver, Setup};
 use transcript_support::pure::Pure;
@@ -77,4 +77,67 @@ fn every_row_has_a_transcript() {
             assert!(there.contains(row) != omitted.contains(row), "{row}: have a transcript, or say why there is none");
         }
     }
+}
+
+/// Rule → transcripts whose head names it.
+fn shown() -> BTreeMap<String, BTreeSet<String>> {
+    let mut shown: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for script in scripts() {
+        for rule in script.rules {
+            shown.entry(rule).or_default().insert(script.id.clone());
+        }
+    }
+    shown
+}
+
+/// Every `C-nnn` in the sources.
+fn cited(under: &Path, into: &mut BTreeSet<String>) {
+    for entry in std::fs::read_dir(under).expect("a directory of sources").flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            cited(&path, into);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            let text = std::fs::read_to_string(&path).expect("a source can be read");
+            into.extend(text.match_indices("C-").filter_map(|(at, _)| rule_at(&text[at..])));
+        }
+    }
+}
+
+fn rule_at(text: &str) -> Option<String> {
+    let digits = text.get(2..5)?;
+    let suffix =
+        text.get(5..6).filter(|letter| digits == "100" && ["a", "b", "c"].contains(letter)).unwrap_or_default();
+    digits.bytes().all(|digit| digit.is_ascii_digit()).then(|| format!("C-{digits}{suffix}"))
+}
+
+/// tests/RULES.md explains every rule that is cited, and names the transcripts
+/// that show it.
+#[test]
+fn rules_are_explained_and_shown() {
+    if std::env::var_os("OUTPOST_TRANSCRIPTS").is_some() {
+        return;
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let path = root.join("tests/RULES.md");
+    let text = std::fs::read_to_string(&path).expect("tests/RULES.md is there");
+    let shown = shown();
+    let mut explained = BTreeSet::new();
+    let blessed = text.lines().map(|line| match line.split('|').map(str::trim).collect::<Vec<_>>()[..] {
+        ["", rule, sentence, _, ""] if rule.starts_with("C-") => {
+            explained.insert(rule.to_owned());
+            let by: Vec<_> = shown.get(rule).into_iter().flatten().map(String::as_str).collect();
+            format!("| {rule} | {sentence} | {} |\n", by.join(" ")).replace("|  |", "| |")
+        }
+        _ => format!("{line}\n"),
+    });
+    let blessed: String = blessed.collect();
+    if std::env::var_os("OUTPOST_BLESS").is_some() {
+        std::fs::write(&path, &blessed).expect("tests/RULES.md can be written");
+    } else {
+        assert_eq!(text, blessed, "tests/RULES.md: run with OUTPOST_BLESS=1");
+    }
+    let mut cited_rules: BTreeSet<String> = shown.keys().cloned().collect();
+    cited(&root.join("src"), &mut cited_rules);
+    let missing: Vec<_> = cited_rules.difference(&explained).collect();
+    assert!(missing.is_empty(), "tests/RULES.md does not explain {missing:?}");
 }

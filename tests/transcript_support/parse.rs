@@ -509,6 +509,8 @@ fn upstream_request(words: &[String]) -> Result<UpstreamRequest, String> {
             request.initial = self::words(list);
         } else if let Some(list) = word.strip_prefix('[').and_then(|word| word.strip_suffix(']')) {
             request.subscribe.extend(self::words(list));
+        } else if word == "plain" {
+            request.plain = true;
         } else if word == "node(unknown)" {
             request.node_unknown = true;
         } else {

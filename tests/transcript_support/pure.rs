@@ -81,12 +81,12 @@ impl Pure {
         for round in 0.. {
             assert!(round < 10_000, "no end of messages");
             let mut moved = false;
-            for (_, group) in &mut self.groups {
+            for group in self.groups.values_mut() {
                 moved |= group.upward(self.now, self.upstream, &self.store, &mut self.world);
             }
             for (id, message) in self.world.take() {
                 moved = true;
-                self.from_control_plane(id, message);
+                self.control_plane_says(id, message);
             }
             let ids: Vec<u32> = self.streams.keys().copied().collect();
             for id in ids {
@@ -98,7 +98,7 @@ impl Pure {
         }
     }
 
-    fn from_control_plane(&mut self, id: u64, message: Bytes) {
+    fn control_plane_says(&mut self, id: u64, message: Bytes) {
         let of = |group: &&mut Group| group.line.as_ref().is_some_and(|(_, line)| *line == id);
         let Some(group) = self.groups.values_mut().find(of) else { return };
         let Some((session, _)) = &mut group.line else { return };

@@ -268,6 +268,8 @@ pub struct UpstreamRequest {
     /// `Some(false)`: an ACK; `Some(true)`: a NACK.
     pub error: Option<bool>,
     pub node_unknown: bool,
+    /// Without nonce.
+    pub plain: bool,
 }
 
 impl Script {

@@ -483,6 +483,7 @@ fn matches(asked: &Asked, wanted: &UpstreamRequest) -> bool {
     let answers = !asked.nonce.is_empty();
     asked.type_url == wanted.type_url
         && wanted.error.is_none_or(|error| answers && asked.error == error)
+        && (!wanted.plain || !answers)
         && wanted.subscribe.iter().all(|name| asked.names.contains(name))
         && wanted.unsubscribe.iter().all(|name| asked.unsubscribe.contains(name))
         && wanted.initial.iter().all(|name| asked.initial.contains_key(name))
