@@ -37,6 +37,7 @@ pub enum Verb {
     Status(status::Status),
     /// Why a sidecar has a resource, or has it not
     Explain(explain::Explain),
+    Demo(crate::demo::Options),
     /// Which program this is
     Version(version::Version),
 }

@@ -3,6 +3,7 @@
 use clap::Parser;
 use outpost::cli::{self, Cli, Failure, Outcome, Verb};
 use outpost::config::{Config, Flags};
+use outpost::demo;
 use outpost::logs;
 use std::process::ExitCode;
 
@@ -24,7 +25,20 @@ async fn run(verb: Verb) -> Result<Outcome, Failure> {
         Verb::Serve(flags) => serve(&flags).await,
         Verb::Status(status) => status.run().await,
         Verb::Explain(explain) => explain.run().await,
+        Verb::Demo(options) => demo(&options).await,
         Verb::Version(version) => version.run(),
+    }
+}
+
+async fn demo(options: &demo::Options) -> Result<Outcome, Failure> {
+    let launch = |_| -> futures_util::future::BoxFuture<'static, Result<demo::Relay, String>> {
+        Box::pin(async { Err("serve is not wired yet; --mode direct works".to_owned()) })
+    };
+    match demo::run(options, &launch).await {
+        Ok(true) => Ok(Outcome::Good),
+        Ok(false) => Ok(Outcome::Finding),
+        Err(error @ demo::DemoError::Files { .. }) => Err(Failure::Config(error.to_string())),
+        Err(error) => Err(Failure::Internal(error.to_string())),
     }
 }
 

@@ -260,7 +260,8 @@ impl Mesh {
             75..85 => Kind::Route,
             85..90 => Kind::Listener,
             90..95 => Kind::NewService,
-            _ if state.added.is_empty() => Kind::NewService,
+            // Only what has been there for a while goes.
+            _ if state.added.len() < 4 => Kind::NewService,
             _ => Kind::Removal,
         };
         let (subject, class) = self.pick(&mut state, kind);
@@ -427,16 +428,15 @@ mod tests {
                 for round in 0..50 {
                     let news = mesh.news(class, family, place);
                     held.extend(news.changed.iter().map(|version| (version.name.clone(), version.fingerprint)));
-                    news.removed.iter().for_each(|name| drop(held.remove(name)));
+                    held.retain(|name, _| !news.removed.contains(name));
                     place = news.place;
                     for _ in 0..round % 4 {
                         mesh.change(Moment::START, false);
                     }
                 }
-                mesh.news(class, family, place).changed.iter().for_each(|version| {
-                    held.insert(version.name.clone(), version.fingerprint);
-                });
-                mesh.news(class, family, place).removed.iter().for_each(|name| drop(held.remove(name)));
+                let news = mesh.news(class, family, place);
+                held.extend(news.changed.iter().map(|version| (version.name.clone(), version.fingerprint)));
+                held.retain(|name, _| !news.removed.contains(name));
                 let all = mesh.all(class, family).changed;
                 let all: BTreeMap<Name, u64> = all.iter().map(|v| (v.name.clone(), v.fingerprint)).collect();
                 assert_eq!(held, all);

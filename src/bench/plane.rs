@@ -1,7 +1,9 @@
 //! A control plane that serves an invented mesh by ADS, delta and SotW.
 //!
-//! A stream keeps its place in the mesh's log, what it is subscribed to, and
-//! whether its last push was answered; contents are encoded once and shared.
+//! A stream keeps its place in the mesh's log and what it is subscribed to;
+//! contents are encoded once and shared. Like istiod it pushes a change at once,
+//! whether or not the one before was answered: latency over a WAN is then the
+//! WAN's, not that of waiting for ACKs.
 //! It trusts its clients: for tests and load, not for production.
 
 mod session;
