@@ -329,6 +329,11 @@ impl GroupHandle {
         self.act(|inner, now| inner.state_mut().stream_opened(now, address));
     }
 
+    /// See [`GroupState::stream_moved`].
+    pub fn stream_moved(&self, to: Arc<str>) {
+        self.slot.lock().state_mut().stream_moved(to);
+    }
+
     /// See [`GroupState::stream_lost`].
     pub fn stream_lost(&self, reason: Arc<str>) {
         self.act(|inner, now| inner.state_mut().stream_lost(now, reason));

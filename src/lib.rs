@@ -14,4 +14,5 @@ pub mod logs;
 pub mod proto;
 pub mod session;
 pub mod transport;
+pub mod upstream;
 pub mod xds;

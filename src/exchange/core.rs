@@ -134,6 +134,14 @@ impl GroupState {
         self.publish(now);
     }
 
+    /// The stream stands on another address now, without a gap: what it was
+    /// asked and what it answered still holds.
+    pub fn stream_moved(&mut self, to: Arc<str>) {
+        if let Line::Up { address, .. } = &mut self.line {
+            *address = to;
+        }
+    }
+
     /// No stream stands: it ended, or could not be opened. `reason` names the
     /// upstream and what went wrong.
     pub fn stream_lost(&mut self, now: Moment, reason: Arc<str>) {
