@@ -15,18 +15,21 @@
 mod commit;
 pub mod core;
 mod expiry;
+mod install;
 mod interest;
 mod kind;
 mod label;
 mod lease;
 mod metrics;
 mod pulse;
+mod refer;
 pub mod report;
 #[cfg(test)]
 mod shell_tests;
 mod slot;
 #[cfg(test)]
 mod tests;
+mod waiting;
 
 pub use self::core::{Applied, GroupState, MemberId};
 pub use self::report::{GroupReport, Holds, NameReport, StreamReport, Subscription, TypeReport};

@@ -42,7 +42,7 @@ impl NameSet {
         self.names.iter()
     }
 
-    pub(super) fn as_slice(&self) -> &[Name] {
+    pub fn as_slice(&self) -> &[Name] {
         &self.names
     }
 
