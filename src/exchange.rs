@@ -132,6 +132,11 @@ impl Exchange {
         timers.peek().is_some_and(|Reverse((at, _))| *at <= now).then(|| timers.pop())?.map(|Reverse((_, key))| key)
     }
 
+    /// Some group holds something, or knows that there is nothing.
+    pub fn holds_a_snapshot(&self) -> bool {
+        self.groups.iter().any(|slot| slot.served().types.values().any(|of| of.complete || !of.tree.is_empty()))
+    }
+
     /// A stream joins the group `key`. `presented` is the raw `Node` that the
     /// group presents upstream from now on; `waker` is called when something
     /// concerns this stream.

@@ -1,6 +1,7 @@
 //! Outpost: a remote control plane for service meshes.
 
 pub mod admin;
+pub mod app;
 pub mod bench;
 pub mod cli;
 pub mod clock;
