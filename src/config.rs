@@ -37,6 +37,17 @@ pub struct Config {
     pub log: Log,
 }
 
+impl Config {
+    /// What an operator should know at start, because it trusts more than the
+    /// default does.
+    pub fn warnings(&self) -> Vec<&'static str> {
+        let trusting = self.rules.secrets() == crate::group::Secrets::TrustNetwork;
+        let text = "--secrets trustNetwork: secrets are served to whoever can connect; use identity where clients have \
+                    certificates";
+        trusting.then_some(text).into_iter().collect()
+    }
+}
+
 /// The side towards sidecars.
 #[derive(Clone, Debug)]
 pub struct Downstream {

@@ -15,18 +15,21 @@
 mod commit;
 pub mod core;
 mod expiry;
+mod install;
 mod interest;
 mod kind;
 mod label;
 mod lease;
 mod metrics;
 mod pulse;
+mod refer;
 pub mod report;
 #[cfg(test)]
 mod shell_tests;
 mod slot;
 #[cfg(test)]
 mod tests;
+mod waiting;
 
 pub use self::core::{Applied, GroupState, MemberId};
 pub use self::report::{GroupReport, Holds, NameReport, StreamReport, Subscription, TypeReport};
@@ -127,6 +130,11 @@ impl Exchange {
     fn pop_due(&self, now: Moment) -> Option<GroupKey> {
         let mut timers = lock(&self.timers);
         timers.peek().is_some_and(|Reverse((at, _))| *at <= now).then(|| timers.pop())?.map(|Reverse((_, key))| key)
+    }
+
+    /// Some group holds something, or knows that there is nothing.
+    pub fn holds_a_snapshot(&self) -> bool {
+        self.groups.iter().any(|slot| slot.served().types.values().any(|of| of.complete || !of.tree.is_empty()))
     }
 
     /// A stream joins the group `key`. `presented` is the raw `Node` that the
@@ -327,6 +335,11 @@ impl GroupHandle {
     /// See [`GroupState::stream_opened`].
     pub fn stream_opened(&self, address: Arc<str>) {
         self.act(|inner, now| inner.state_mut().stream_opened(now, address));
+    }
+
+    /// See [`GroupState::stream_moved`].
+    pub fn stream_moved(&self, to: Arc<str>) {
+        self.slot.lock().state_mut().stream_moved(to);
     }
 
     /// See [`GroupState::stream_lost`].

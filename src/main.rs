@@ -1,11 +1,15 @@
 //! Arguments, runtime, exit code.
 
 use clap::Parser;
+use futures_util::future::BoxFuture;
+use outpost::app;
 use outpost::cli::{self, Cli, Failure, Outcome, Verb};
 use outpost::config::{Config, Flags};
 use outpost::demo;
 use outpost::logs;
+use outpost::transport::server::Listen;
 use std::process::ExitCode;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
@@ -31,9 +35,7 @@ async fn run(verb: Verb) -> Result<Outcome, Failure> {
 }
 
 async fn demo(options: &demo::Options) -> Result<Outcome, Failure> {
-    let launch = |_| -> futures_util::future::BoxFuture<'static, Result<demo::Relay, String>> {
-        Box::pin(async { Err("serve is not wired yet; --mode direct works".to_owned()) })
-    };
+    let launch = |flags: Vec<String>| -> BoxFuture<'static, Result<demo::Relay, String>> { Box::pin(relay(flags)) };
     match demo::run(options, &launch).await {
         Ok(true) => Ok(Outcome::Good),
         Ok(false) => Ok(Outcome::Finding),
@@ -42,8 +44,60 @@ async fn demo(options: &demo::Options) -> Result<Outcome, Failure> {
     }
 }
 
+/// An Outpost in this process, with these flags of `outpost serve`.
+async fn relay(flags: Vec<String>) -> Result<demo::Relay, String> {
+    let arguments = ["outpost", "serve"].into_iter().map(str::to_owned).chain(flags);
+    let Verb::Serve(flags) = Cli::try_parse_from(arguments).map_err(|error| error.to_string())?.verb else {
+        return Err("these are not flags of serve".into());
+    };
+    let config = Config::check(&flags).map_err(|problems| problems.to_string())?;
+    let running = app::start(config, app::Options::default()).await.map_err(|error| error.to_string())?;
+    let tcp = running.addresses().iter().find_map(|address| match address {
+        Listen::Tcp(address) => Some(*address),
+        Listen::Unix(_) => None,
+    });
+    let address = tcp.ok_or("it listens on no TCP address")?;
+    Ok(demo::Relay { address, admin: running.admin(), stop: Box::pin(running.stop()) })
+}
+
 async fn serve(flags: &Flags) -> Result<Outcome, Failure> {
     let config = Config::check(flags).map_err(|problems| Failure::Config(problems.to_string()))?;
     logs::start(&config.log);
-    Err(Failure::Internal("serve is not wired yet".into()))
+    for warning in config.warnings() {
+        tracing::warn!("{warning}");
+    }
+    let internal = |error| Failure::Internal(format!("cannot listen for signals: {error}"));
+    let mut signals = Signals::new().map_err(internal)?;
+    let start = app::start(config, app::Options::default()).await;
+    let running = start.map_err(|error| Failure::Config(error.to_string()))?;
+    for address in running.addresses() {
+        tracing::info!(%address, "sidecars are served");
+    }
+    tracing::info!(address = %running.admin(), "operators are answered");
+    signals.next().await;
+    tracing::info!("stopping: streams end over the drain window; a second signal ends them at once");
+    tokio::select! {
+        () = running.stop() => {}
+        () = signals.next() => {}
+    }
+    Ok(Outcome::Good)
+}
+
+/// SIGTERM and SIGINT.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
 }

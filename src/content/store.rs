@@ -20,6 +20,7 @@ use super::tree::{Edit, Tree};
 use super::trie::edit::{Place, Target};
 use super::trie::{self, Nodes};
 use crate::xds::{Name, TypeUrl};
+use std::collections::HashSet;
 use std::hash::{BuildHasher, Hash};
 use std::sync::Arc;
 
@@ -141,19 +142,27 @@ impl Store {
     }
 
     /// `set` and `added`; `set` itself where they are in it.
-    pub fn names_with(&self, set: &Arc<NameSet>, added: &[Name]) -> Arc<NameSet> {
-        if added.iter().all(|name| set.contains(name)) {
+    pub fn names_with<'a, I>(&self, set: &Arc<NameSet>, added: I) -> Arc<NameSet>
+    where
+        I: IntoIterator<Item = &'a Name, IntoIter: Clone>,
+    {
+        let added = added.into_iter();
+        if added.clone().all(|name| set.contains(name)) {
             return set.clone();
         }
-        self.names(set.iter().chain(added).cloned().collect())
+        self.names(set.iter().cloned().chain(added.cloned()).collect())
     }
 
     /// `set` but for `removed`; `set` itself where none of them is in it.
-    pub fn names_without(&self, set: &Arc<NameSet>, removed: &[Name]) -> Arc<NameSet> {
-        if !removed.iter().any(|name| set.contains(name)) {
+    pub fn names_without<'a, I>(&self, set: &Arc<NameSet>, removed: I) -> Arc<NameSet>
+    where
+        I: IntoIterator<Item = &'a Name, IntoIter: Clone>,
+    {
+        let removed = removed.into_iter();
+        if !removed.clone().any(|name| set.contains(name)) {
             return set.clone();
         }
-        let removed = self.names(removed.to_vec());
+        let removed: HashSet<&Name> = removed.collect();
         self.names(set.iter().filter(|name| !removed.contains(name)).cloned().collect())
     }
 

@@ -1,6 +1,7 @@
 //! An upstream response becomes changes of a type.
 
-use super::kind::{Edits, GroupType, Scene};
+use super::install::is_present;
+use super::kind::{GroupType, Scene};
 use super::label::Step;
 use crate::content::entry::Attributes;
 use crate::content::{Body, Changed, Entry};
@@ -8,7 +9,7 @@ use crate::session::Update;
 use crate::xds::envelope::{Payload, Resource};
 use crate::xds::name::{Glob, WILDCARD};
 use crate::xds::{Kind, Moment, Name, Status, TypeUrl, code};
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 /// Errors remembered beside what is held.
@@ -24,13 +25,41 @@ pub(super) struct Committed {
     pub(super) ignored: usize,
 }
 
+/// A response on its way to be changes. Its resources have different names (C-135),
+/// so only what it says else is looked up by name.
 #[derive(Default)]
 struct Draft {
-    edits: Edits,
+    edits: Vec<Changed>,
+    places: HashMap<Name, usize>,
+    /// Absent aliases and globs that a resource makes present.
+    lifted: Vec<Name>,
     touched: Vec<Name>,
     ignored: usize,
     /// The upstream's versions of what it sent.
     versions: Vec<(Name, String)>,
+}
+
+impl Draft {
+    fn index(&mut self) {
+        self.places = self.edits.iter().enumerate().map(|(at, edit)| (edit.name.clone(), at)).collect();
+    }
+
+    /// What `name` is to stand for, if anything was said of it; after [`index`](Self::index).
+    fn pending(&self, name: &Name) -> Option<&Option<Arc<Entry>>> {
+        self.places.get(name).and_then(|at| self.edits.get(*at)).map(|edit| &edit.to)
+    }
+
+    /// `name` is to stand for `to`, whatever was said of it; after [`index`](Self::index).
+    fn set(&mut self, kind: &GroupType, name: &Name, to: Option<Arc<Entry>>) {
+        let place = self.places.get(name).and_then(|at| self.edits.get_mut(*at));
+        match place {
+            Some(edit) => edit.to = to,
+            None => {
+                self.places.insert(name.clone(), self.edits.len());
+                self.edits.push(Changed { name: name.clone(), from: kind.tree.get(name).cloned(), to });
+            }
+        }
+    }
 }
 
 impl GroupType {
@@ -46,6 +75,14 @@ impl GroupType {
         for resource in resources {
             self.put(scene, &mut draft, resource, received);
         }
+        if whole || !removed.is_empty() || !errors.is_empty() || !draft.lifted.is_empty() {
+            draft.index();
+        }
+        for name in std::mem::take(&mut draft.lifted) {
+            if draft.pending(&name).is_none() {
+                draft.set(self, &name, None);
+            }
+        }
         for name in removed {
             self.gone(scene, &mut draft, &name);
         }
@@ -58,22 +95,29 @@ impl GroupType {
         if answers_wildcard {
             self.answered_wildcard();
         }
+        let Draft { edits, touched, ignored, versions, .. } = draft;
+        let changed = self.change(scene, edits, &label, received);
+        self.state_versions(scene, versions);
+        Committed { changed, touched: self.touch_all(touched), ignored }
+    }
+
+    /// Makes those edits that are changes.
+    fn change(&mut self, scene: &Scene<'_>, edits: Vec<Changed>, label: &Arc<str>, received: Moment) -> Vec<Changed> {
+        let id = |entry: &Option<Arc<Entry>>| entry.as_ref().map(|entry| entry.id());
+        let mut changed = edits;
+        changed.retain(|edit| id(&edit.from) != id(&edit.to));
         let before = self.tree.clone();
-        let mut changed = self.install(scene, draft.edits);
+        self.install(scene, &changed);
         let empty = self.emptied_globs(scene, &changed);
-        changed.extend(self.install(scene, empty));
-        for (name, version) in draft.versions {
-            self.state_version(name, version);
-        }
-        let step = step_of(&changed);
+        self.install(scene, &empty);
+        changed.extend(empty);
         let shown = self.labels.shown().clone();
-        self.labels.committed(&label, &before, &self.tree, step);
+        self.labels.committed(label, &before, &self.tree, step_of(&changed));
         self.notes.serve |= shown != *self.labels.shown();
         if !changed.is_empty() {
             (self.received, self.committed) = (received, scene.now);
         }
-        let touched = self.touch_all(draft.touched);
-        Committed { changed, touched, ignored: draft.ignored }
+        changed
     }
 
     fn put(&mut self, scene: &Scene<'_>, draft: &mut Draft, resource: Resource, received: Moment) {
@@ -87,9 +131,9 @@ impl GroupType {
             return;
         }
         self.answer_all(&name, &aliases);
-        let held = self.tree.get(&name);
+        let held = self.tree.get(&name).cloned();
         if payload.is_none() && ttl.is_some() {
-            match held.map(|entry| entry.body()) {
+            match held.as_ref().map(|entry| entry.body()) {
                 Some(Body::Resource(_)) => {
                     ttl.into_iter().for_each(|ttl| self.expiry.set(&name, received + ttl));
                     draft.touched.push(name);
@@ -100,23 +144,26 @@ impl GroupType {
                 _ => {}
             }
         }
-        let attributes = Attributes { aliases, ttl, do_not_cache, constraints, extra };
-        match held.filter(|entry| is_as_held(entry, &self.url, payload.as_ref(), &attributes)) {
-            // With a TTL this is as good as a heartbeat.
-            Some(_) if ttl.is_some() => draft.touched.push(name.clone()),
-            Some(_) => {}
-            None => {
-                let body = self.body(scene, held, payload);
-                self.lift(draft, &name, &attributes.aliases);
-                draft.edits.insert(name.clone(), Some(scene.store.entry(name.clone(), body, attributes)));
-            }
-        }
         match ttl {
             Some(ttl) => self.expiry.set(&name, received + ttl),
             None => self.expiry.clear(&name),
         }
-        self.errors.retain(|(_, other, _)| *other != name);
-        draft.versions.push((name, version));
+        if !self.errors.is_empty() {
+            self.errors.retain(|(_, other, _)| *other != name);
+        }
+        if !version.is_empty() || !self.versions.is_empty() {
+            draft.versions.push((name.clone(), version));
+        }
+        let attributes = Attributes { aliases, ttl, do_not_cache, constraints, extra };
+        if held.as_ref().is_some_and(|entry| is_as_held(entry, &self.url, payload.as_ref(), &attributes)) {
+            // With a TTL this is as good as a heartbeat.
+            draft.touched.extend(ttl.map(|_| name));
+            return;
+        }
+        let body = self.body(scene, held.as_ref(), payload);
+        self.lift(draft, &name, &attributes.aliases);
+        let entry = scene.store.entry(name.clone(), body, attributes);
+        draft.edits.push(Changed { name, from: held, to: Some(entry) });
     }
 
     /// Bytes are compared before they are hashed.
@@ -158,7 +205,7 @@ impl GroupType {
         let glob = (!self.globs.is_empty()).then(|| Glob::over(name)).flatten().map(Name::from);
         for other in aliases.iter().filter(|alias| *alias != name).cloned().chain(glob) {
             if self.tree.get(&other).is_some_and(|entry| !entry.is_present()) {
-                draft.edits.entry(other).or_insert(None);
+                draft.lifted.push(other);
             }
         }
     }
@@ -176,10 +223,7 @@ impl GroupType {
                 entry.aliases().iter().for_each(|alias| self.answered(alias));
                 self.take_out(scene, draft, &entry);
             }
-            None if self.leases.is_subscribed(name) => {
-                let absent = scene.store.entry(name.clone(), Body::Absent, Attributes::default());
-                draft.edits.insert(name.clone(), Some(absent));
-            }
+            None if self.is_subscribed(name) => draft.set(self, name, Some(absent(scene, name, Vec::new()))),
             None => {}
         }
         self.errors.retain(|(_, other, _)| other != name);
@@ -187,35 +231,31 @@ impl GroupType {
 
     /// Absent where somebody asked for it by a name, else not there.
     fn take_out(&self, scene: &Scene<'_>, draft: &mut Draft, entry: &Entry) {
-        let absent = self.named(entry.name(), entry.aliases()).then(|| {
-            let attributes = Attributes { aliases: entry.aliases().to_vec(), ..Default::default() };
-            scene.store.entry(entry.name().clone(), Body::Absent, attributes)
-        });
-        draft.edits.insert(entry.name().clone(), absent);
+        let asked = self.named(entry.name(), entry.aliases());
+        let to = asked.then(|| absent(scene, entry.name(), entry.aliases().to_vec()));
+        draft.set(self, entry.name(), to);
     }
 
     /// Absence and refusal replace what is held; trouble that may pass does not.
     fn error(&mut self, scene: &Scene<'_>, draft: &mut Draft, name: Name, status: Status) {
         self.answered(&name);
-        let pending = draft.edits.get(&name).cloned();
-        let held = pending.unwrap_or_else(|| self.tree.get(&name).cloned());
+        let held = draft.pending(&name).cloned().unwrap_or_else(|| self.tree.get(&name).cloned());
         let aliases = held.as_ref().map(|entry| entry.aliases().to_vec()).unwrap_or_default();
         aliases.iter().for_each(|alias| self.answered(alias));
+        self.errors.retain(|(_, other, _)| *other != name);
         let lasting = matches!(status.code, code::NOT_FOUND | code::PERMISSION_DENIED);
-        let present = held.as_ref().is_some_and(|entry| entry.is_present());
+        let keeps = if is_present(&held) { !lasting } else { !self.named(&name, &aliases) };
         // An error is no answer for a wildcard (C-124).
-        if *name == *WILDCARD || !lasting && present || !self.named(&name, &aliases) && !present {
-            self.errors.retain(|(_, other, _)| *other != name);
+        if keeps || *name == *WILDCARD {
             self.errors.push_back((scene.now, name, status));
             if self.errors.len() > ERRORS {
                 self.errors.pop_front();
             }
             return;
         }
-        self.errors.retain(|(_, other, _)| *other != name);
         let attributes = Attributes { aliases, ..Default::default() };
         let entry = scene.store.entry(name.clone(), Body::Error(status), attributes);
-        draft.edits.insert(name, Some(entry));
+        draft.set(self, &name, Some(entry));
     }
 
     /// A whole SotW set: what was asked for and is not in it is gone (C-118b). A
@@ -223,9 +263,9 @@ impl GroupType {
     fn missing(&mut self, scene: &Scene<'_>, draft: &mut Draft, listed: &HashSet<Name>, wildcard: bool) {
         let judged = |entry: &&Arc<Entry>| {
             let name = entry.name();
-            let named = || self.named(name, entry.aliases()) && !self.awaited.contains_key(name);
+            let named = || self.named(name, entry.aliases()) && self.awaited.until(name).is_none();
             let stated = matches!(entry.body(), Body::Absent | Body::Error(_));
-            !stated && !listed.contains(name) && !draft.edits.contains_key(name) && (wildcard || named())
+            !stated && !listed.contains(name) && draft.pending(name).is_none() && (wildcard || named())
         };
         let missing: Vec<_> = self.tree.iter().filter(judged).cloned().collect();
         for entry in missing {
@@ -233,39 +273,29 @@ impl GroupType {
             self.take_out(scene, draft, &entry);
         }
         if wildcard {
-            let unknown = |name: &&Name| {
-                !listed.contains(*name) && self.resolve(name).is_none() && !draft.edits.contains_key(*name)
-            };
-            let names: Vec<_> = self.leases.subscribed().filter(unknown).cloned().collect();
-            for name in names {
-                let absent = scene.store.entry(name.clone(), Body::Absent, Attributes::default());
-                draft.edits.insert(name, Some(absent));
+            for name in self.subscribed_names(scene.store).iter() {
+                if !listed.contains(name) && self.resolve(name).is_none() && draft.pending(name).is_none() {
+                    draft.set(self, name, Some(absent(scene, name, Vec::new())));
+                }
             }
         }
     }
 
     /// A glob whose last member the upstream took away is known to be empty (C-113).
-    fn emptied_globs(&self, scene: &Scene<'_>, changed: &[Changed]) -> Edits {
+    fn emptied_globs(&self, scene: &Scene<'_>, changed: &[Changed]) -> Vec<Changed> {
+        let mut emptied = Vec::<Changed>::new();
         if self.globs.is_empty() {
-            return Edits::new();
+            return emptied;
         }
-        let left = changed.iter().filter(|change| !change.to.as_ref().is_some_and(|entry| entry.is_present()));
-        let globs = left.filter_map(|change| Glob::over(&change.name)).map(Name::from);
-        let empty = globs.filter(|glob| self.globs.get(glob) == Some(&0) && self.leases.is_subscribed(glob));
-        empty
-            .filter(|glob| self.tree.get(glob).is_none())
-            .map(|glob| (glob.clone(), Some(scene.store.entry(glob, Body::Absent, Attributes::default()))))
-            .collect()
-    }
-
-    fn state_version(&mut self, name: Name, version: String) {
-        let held = self.versions.get(&name).map(|held| &**held).unwrap_or_default();
-        if held == version {
-        } else if version.is_empty() {
-            self.versions.remove(&name);
-        } else {
-            self.versions.insert(name, version.into());
+        for change in changed.iter().filter(|change| is_present(&change.from) && !is_present(&change.to)) {
+            let Some(glob) = Glob::over(&change.name).map(Name::from) else { continue };
+            let empty = self.globs.get(&glob) == Some(&0) && self.is_subscribed(&glob);
+            if empty && self.tree.get(&glob).is_none() && emptied.iter().all(|other| other.name != glob) {
+                let to = Some(absent(scene, &glob, Vec::new()));
+                emptied.push(Changed { name: glob, from: None, to });
+            }
         }
+        emptied
     }
 
     fn touch_all(&mut self, names: Vec<Name>) -> usize {
@@ -274,18 +304,25 @@ impl GroupType {
         }
         self.touch += 1;
         self.notes.serve = true;
+        self.notes.wildcards = true;
         let count = names.len();
         let touched = Arc::make_mut(&mut self.touched);
         for name in names {
             let aliases = self.tree.get(&name).map(|entry| entry.aliases()).unwrap_or_default();
             for name in aliases.iter().chain([&name]) {
-                self.notes.wakes.extend(self.interest.wanting(name));
+                self.interest.mark(name, &mut self.notes.marks);
+            }
+            if let Some(glob) = Glob::over(&name) {
+                self.interest.mark(&glob, &mut self.notes.marks);
             }
             touched.insert(name, self.touch);
         }
-        self.notes.wakes.extend(self.interest.wildcards());
         count
     }
+}
+
+fn absent(scene: &Scene<'_>, name: &Name, aliases: Vec<Name>) -> Arc<Entry> {
+    scene.store.entry(name.clone(), Body::Absent, Attributes { aliases, ..Default::default() })
 }
 
 fn is_as_held(entry: &Arc<Entry>, url: &TypeUrl, payload: Option<&Payload>, attributes: &Attributes) -> bool {
@@ -302,9 +339,8 @@ fn is_as_held(entry: &Arc<Entry>, url: &TypeUrl, payload: Option<&Payload>, attr
 }
 
 fn step_of(changed: &[Changed]) -> Step {
-    let was_something = |change: &Changed| change.from.is_some() && change.to.is_some();
-    let left = |change: &Changed| change.to.is_none() && change.from.as_ref().is_some_and(|entry| entry.is_present());
-    if changed.iter().any(|change| was_something(change) || left(change)) {
+    let rewrote = |change: &Changed| is_present(&change.from) || change.from.is_some() && change.to.is_some();
+    if changed.iter().any(rewrote) {
         Step::Rewrote
     } else if changed.is_empty() {
         Step::Nothing

@@ -18,12 +18,12 @@
 
 use super::commit::Committed;
 use super::kind::{GroupType, Scene};
-use super::lease::By;
-use crate::content::{Body, Changed, Reach, Refs, Served, Store};
+use super::refer::{References, assignment};
+use crate::content::{Changed, Reach, Refs, Served, Store};
 use crate::session::{Update, Want};
 use crate::xds::time::earliest;
-use crate::xds::{Kind, Moment, Name, Timing, TypeUrl, cluster, name};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use crate::xds::{Kind, Moment, Name, Timing, TypeUrl};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -64,10 +64,10 @@ pub struct GroupState {
     refs: Refs,
     pub(super) line: Line,
     rtt: Duration,
-    /// Held cluster that is subscribed → the assignment it refers to.
-    assignments: HashMap<Name, Name>,
+    pub(super) references: References,
     served: Arc<Served>,
-    wakes: BTreeSet<MemberId>,
+    /// May name a member twice.
+    wakes: Vec<MemberId>,
     asks_changed: bool,
 }
 
@@ -82,9 +82,9 @@ impl GroupState {
             refs: Refs::default(),
             line: Line::Down { since: now, reason, ours: true },
             rtt: Duration::ZERO,
-            assignments: HashMap::new(),
+            references: References::default(),
             served: Arc::new(Served { upstream, ..Served::default() }),
-            wakes: BTreeSet::new(),
+            wakes: Vec::new(),
             asks_changed: false,
         }
     }
@@ -116,8 +116,8 @@ impl GroupState {
                 Vec::new()
             });
         }
-        self.wakes.remove(&member);
         self.publish(now);
+        self.wakes.retain(|other| *other != member);
     }
 
     // From above.
@@ -132,6 +132,14 @@ impl GroupState {
         self.line = Line::Up { address, opened: now, heard: None, silent };
         self.types.values_mut().for_each(|kind| kind.pulse.opened(now));
         self.publish(now);
+    }
+
+    /// The stream stands on another address now, without a gap: what it was
+    /// asked and what it answered still holds.
+    pub fn stream_moved(&mut self, to: Arc<str>) {
+        if let Line::Up { address, .. } = &mut self.line {
+            *address = to;
+        }
     }
 
     /// No stream stands: it ended, or could not be opened. `reason` names the
@@ -230,16 +238,16 @@ impl GroupState {
     pub fn held_versions(&self, type_url: &TypeUrl) -> Vec<(Name, String)> {
         let Some(kind) = self.types.get(type_url) else { return Vec::new() };
         let held = kind.tree.iter().filter(|entry| entry.is_present() && kind.covers(entry.name(), entry.aliases()));
-        held.map(|entry| {
-            let version = kind.versions.get(entry.name()).map(|version| version.to_string());
-            (entry.name().clone(), version.unwrap_or_default())
-        })
-        .collect()
+        held.map(|entry| (entry.name().clone(), kind.version(entry.name()))).collect()
     }
 
-    /// The members whom anything concerns since this was last called.
-    pub fn take_wakes(&mut self) -> BTreeSet<MemberId> {
-        std::mem::take(&mut self.wakes)
+    /// The members whom anything concerns since this was last called, each once,
+    /// in ascending order.
+    pub fn take_wakes(&mut self) -> Vec<MemberId> {
+        let mut wakes = std::mem::take(&mut self.wakes);
+        wakes.sort_unstable();
+        wakes.dedup();
+        wakes
     }
 
     /// Has [`wanted_upstream`](Self::wanted_upstream) changed since this was last called?
@@ -292,43 +300,19 @@ impl GroupState {
     /// Assignments are asked for as soon as their cluster is held, and not any
     /// more when it is not (DESIGN: before any sidecar asks).
     fn follow_clusters(&mut self, now: Moment, clusters: &TypeUrl, changed: &[Changed]) {
-        let Some(kind) = self.types.get_mut(clusters) else { return };
-        let mut names = std::mem::take(&mut kind.notes.covered);
-        if std::mem::take(&mut kind.notes.all_covered) {
-            names.extend(kind.tree.iter().map(|entry| entry.name().clone()));
+        let Some(kind) = self.types.get(clusters) else { return };
+        let before = self.references.names().clone();
+        let after = self.references.follow(&self.store, kind.is_asked(), &kind.tree, changed).clone();
+        let restated: Vec<_> = changed.iter().filter_map(|change| assignment(change.to.as_ref()?)).collect();
+        if restated.is_empty() && Arc::ptr_eq(&before, &after) {
+            return;
         }
-        let fresh = changed.iter().map(|change| (change.name.clone(), true));
-        let work: BTreeMap<Name, bool> = names.into_iter().map(|name| (name, false)).chain(fresh).collect();
-        let steps: Vec<_> = work
-            .into_iter()
-            .map(|(name, restate)| (kind.resolve(&name).map_or(name.clone(), |entry| entry.name().clone()), restate))
-            .map(|(name, restate)| (assignment(kind, &name), name, restate))
-            .collect();
         let Some(endpoints) = TypeUrl::from_short("eds") else { return };
-        for (wanted, name, restate) in steps {
-            let before = self.assignments.get(&name).cloned();
-            if before == wanted && !(restate && wanted.is_some()) {
-                continue;
-            }
-            self.quiet_step(now, &endpoints, |kind, scene| {
-                if let Some(wanted) = &wanted {
-                    if restate {
-                        kind.restate(scene, wanted);
-                    }
-                    if before.as_ref() != Some(wanted) {
-                        kind.take(scene, wanted, By::Cluster);
-                    }
-                }
-                if let Some(before) = before.filter(|before| Some(before) != wanted.as_ref()) {
-                    kind.give(scene, &before, By::Cluster);
-                }
-                Vec::new()
-            });
-            match wanted {
-                Some(wanted) => self.assignments.insert(name, wanted),
-                None => self.assignments.remove(&name),
-            };
-        }
+        self.quiet_step(now, &endpoints, |kind, scene| {
+            restated.iter().for_each(|name| kind.restate(scene, name));
+            kind.refer(scene, after);
+            Vec::new()
+        });
     }
 
     fn reach(&self, now: Moment) -> Reach {
@@ -358,7 +342,7 @@ impl GroupState {
         let mut served = None;
         for (type_url, kind) in &mut self.types {
             self.asks_changed |= std::mem::take(&mut kind.notes.asks);
-            self.wakes.append(&mut kind.notes.wakes);
+            kind.take_wakes(&mut self.wakes);
             if std::mem::take(&mut kind.notes.serve) {
                 let next: &mut Served = served.get_or_insert_with(|| Served::clone(&self.served));
                 let tree = self.refs.served().tree(type_url).cloned().unwrap_or_default();
@@ -387,12 +371,4 @@ fn new_type(type_url: &TypeUrl, open: bool, now: Moment) -> GroupType {
         kind.pulse.opened(now);
     }
     kind
-}
-
-/// The assignment that a cluster refers to, while it is held and subscribed.
-fn assignment(kind: &GroupType, name: &Name) -> Option<Name> {
-    let entry = kind.tree.get(name)?;
-    let Body::Resource(blob) = entry.body() else { return None };
-    let called = cluster::eds_name(blob.value())?;
-    kind.covers(name, entry.aliases()).then(|| name::normal(&called))
 }

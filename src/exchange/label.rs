@@ -6,10 +6,11 @@
 
 use crate::content::Tree;
 use std::collections::VecDeque;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 /// How many labels of the past are remembered, in case one comes back.
-const REMEMBERED: usize = 16;
+const REMEMBERED: usize = 8;
 
 #[derive(Debug, Default)]
 pub(super) struct Labels {
@@ -20,8 +21,8 @@ pub(super) struct Labels {
     /// Something that came under it was dropped here: what comes for the same
     /// name under the same label may be other content.
     dropped: bool,
-    /// What the tree was when a label ended; `None` where it stood for several.
-    past: VecDeque<(Arc<str>, Option<[u8; 8]>)>,
+    /// Hash of a label, and the tree it ended with; `None` where it stood for several.
+    past: VecDeque<(u64, Option<[u8; 8]>)>,
     shown: Arc<str>,
 }
 
@@ -49,7 +50,7 @@ impl Labels {
     pub(super) fn committed(&mut self, label: &Arc<str>, before: &Tree, after: &Tree, step: Step) {
         if *label != self.current {
             self.remember(before);
-            let known = self.past.iter().find(|(past, _)| past == label).map(|(_, tree)| *tree);
+            let known = self.past.iter().find(|(past, _)| *past == hash(label)).map(|(_, tree)| *tree);
             self.diverged = known.is_some_and(|tree| tree != Some(prefix(after)));
             self.dropped = false;
             self.current = label.clone();
@@ -83,16 +84,23 @@ impl Labels {
             return;
         }
         let stood_for = (!self.diverged).then(|| prefix(tree));
-        match self.past.iter_mut().find(|(past, _)| *past == self.current) {
+        let current = hash(&self.current);
+        match self.past.iter_mut().find(|(past, _)| *past == current) {
             Some((_, before)) => *before = before.filter(|before| Some(*before) == stood_for),
             None => {
-                self.past.push_back((self.current.clone(), stood_for));
+                self.past.push_back((current, stood_for));
                 if self.past.len() > REMEMBERED {
                     self.past.pop_front();
                 }
             }
         }
     }
+}
+
+fn hash(label: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    label.hash(&mut hasher);
+    hasher.finish()
 }
 
 fn prefix(tree: &Tree) -> [u8; 8] {

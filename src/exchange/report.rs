@@ -4,7 +4,7 @@ use super::core::{GroupState, Line};
 use super::kind::GroupType;
 use super::lease::Phase;
 use crate::content::{Body, Reach};
-use crate::xds::{Moment, Name, Status, TypeUrl};
+use crate::xds::{Kind, Moment, Name, Status, TypeUrl};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -43,9 +43,11 @@ pub struct TypeReport {
     pub asked: Option<Moment>,
     pub committed: Moment,
     pub wildcard: bool,
-    /// Names that members want, and names that are subscribed upstream.
+    /// Names that members want, that clusters refer to, and that nobody wants
+    /// but are subscribed still.
     pub names: usize,
-    pub subscribed: usize,
+    pub referred: usize,
+    pub lingering: usize,
     pub awaited: usize,
     pub restating: usize,
     /// The newest errors of the upstream that replaced nothing; newest last.
@@ -60,7 +62,7 @@ pub struct NameReport {
     pub holds: Holds,
     /// The version stated downstream, and the upstream's own.
     pub version: Option<String>,
-    pub upstream_version: Option<Arc<str>>,
+    pub upstream_version: Option<String>,
     pub subscription: Subscription,
     /// Streams that want it by name; those with the wildcard not counted.
     pub members: usize,
@@ -124,8 +126,9 @@ impl GroupState {
             asked: kind.pulse.asked_since(),
             committed: kind.committed,
             wildcard: kind.wildcard_subscribed(),
-            names: kind.interest.names(),
-            subscribed: kind.leases.len(),
+            names: kind.interest.len(),
+            referred: kind.referred.len(),
+            lingering: kind.leases.lingering(),
             awaited: kind.awaited.len(),
             restating: kind.restating.len(),
             errors: kind.errors.iter().cloned().collect(),
@@ -161,7 +164,7 @@ impl GroupState {
             Some(Body::Error(status)) => Holds::Error(status.clone()),
         };
         let aliases = entry.map(|entry| entry.aliases()).unwrap_or_default();
-        let subscription = match kind.leases.phase(name) {
+        let subscription = match kind.phase(name) {
             Some(Phase::Wanted) => Subscription::Named,
             Some(Phase::Lingering(_)) => Subscription::Lingering,
             _ if kind.covers(canonical, aliases) => Subscription::Covered,
@@ -172,12 +175,12 @@ impl GroupState {
             name: canonical.clone(),
             holds,
             version: entry.filter(|entry| entry.is_present()).map(|entry| entry.id().version()),
-            upstream_version: kind.versions.get(canonical).cloned(),
+            upstream_version: Some(kind.version(canonical)).filter(|version| !version.is_empty()),
             subscription,
-            members: kind.interest.wanting(name).count(),
-            clusters: kind.leases.wanted_by_clusters(name),
-            awaited: kind.awaited.get(name).copied(),
-            restating: kind.restating.get(name).copied(),
+            members: kind.interest.wanting(name),
+            clusters: if type_url.kind() == Kind::Endpoint { self.references.count(name) } else { 0 },
+            awaited: kind.awaited.until(name),
+            restating: kind.restating.until(name),
             expires: kind.expiry.of(canonical),
             error: kind
                 .errors

@@ -139,6 +139,16 @@ impl ClientSession {
         self.types.get(type_url).is_some_and(|state| self.is_synced(now, state))
     }
 
+    /// A valid response of the type came on this stream.
+    pub fn answered(&self, type_url: &TypeUrl) -> bool {
+        self.types.get(type_url).is_some_and(|state| state.answered)
+    }
+
+    /// An answer to something asked of the type must come.
+    pub fn awaits(&self, type_url: &TypeUrl) -> bool {
+        self.types.get(type_url).is_some_and(|state| state.unanswered(self.last_heard).is_some())
+    }
+
     /// Every wanted type is.
     pub fn all_synced(&self, now: Moment) -> bool {
         self.types

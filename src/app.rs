@@ -1,0 +1,194 @@
+//! The composition root: the only module that knows the others.
+//!
+//! [`start`] makes every part of a checked configuration and joins them;
+//! [`Running::stop`] takes them down in order: not ready, no new connection,
+//! streams ended over the drain window, then the rest.
+
+mod reports;
+
+use crate::admin::ready::Facts;
+use crate::admin::{self, AdminError, Sources};
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::content::Store;
+use crate::downstream::{self, Downstream, Parts};
+use crate::exchange::Exchange;
+use crate::transport::server::{self, BindError, Listen};
+use crate::transport::tls::TlsError;
+use crate::upstream::{self, SetupError, Upstream};
+use crate::xds::Timing;
+use prometheus_client::registry::Registry;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use tokio::sync::oneshot;
+use tokio::task::JoinSet;
+
+/// How often health checks are told of a change of readiness.
+const READY_LOOK: Duration = Duration::from_millis(100);
+
+/// What tests choose and operators do not.
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub clock: Clock,
+    pub timing: Timing,
+    pub upstream: upstream::Settings,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        let timing = Timing::default();
+        let upstream = upstream::Settings { timing: timing.clone(), ..upstream::Settings::default() };
+        Self { clock: Clock::system(), timing, upstream }
+    }
+}
+
+/// Why an Outpost could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("{0}")]
+    Admin(#[from] AdminError),
+    #[error("{0}")]
+    Bind(#[from] BindError),
+    #[error("TLS towards sidecars: {0}")]
+    Tls(#[from] TlsError),
+    #[error("{0}")]
+    Upstream(#[from] SetupError),
+}
+
+/// An Outpost that runs. Dropping it ends everything at once.
+pub struct Running {
+    admin: SocketAddr,
+    downstream: Arc<Downstream>,
+    upstream: Arc<Upstream>,
+    exchange: Arc<Exchange>,
+    store: Arc<Store>,
+    draining: Arc<AtomicBool>,
+    drain: Duration,
+    admin_stop: Option<oneshot::Sender<()>>,
+    tasks: JoinSet<()>,
+}
+
+/// Binds everything, then begins. Needs a runtime.
+pub async fn start(config: Config, options: Options) -> Result<Running, StartError> {
+    let Options { clock, timing, upstream: upstream_settings } = options;
+    let store = Store::new();
+    let mut registry = Registry::with_prefix("outpost");
+    let exchange = Exchange::new(store.clone(), timing.clone(), clock.clone());
+    exchange.register(&mut registry);
+    let upstream = Upstream::new(
+        &config.upstream,
+        upstream_settings,
+        exchange.clone(),
+        clock.clone(),
+        upstream::Metrics::register(&mut registry),
+    )?;
+    let listener = admin::bind(config.admin).await?;
+    let admin = listener.local_addr().unwrap_or(config.admin.address);
+    let parts = Parts {
+        exchange: exchange.clone(),
+        store: store.clone(),
+        rules: config.rules.clone(),
+        clock: clock.clone(),
+        metrics: downstream::Metrics::register(&mut registry),
+        connections: server::Metrics::register(&mut registry),
+    };
+    let downstream = Arc::new(downstream::serve(downstream::Settings::of(&config, timing)?, parts)?);
+
+    let draining = Arc::new(AtomicBool::new(false));
+    let facts = facts(draining.clone(), exchange.clone(), upstream.clone());
+    let (admin_stop, stopped) = oneshot::channel();
+    let sources = Sources {
+        registry,
+        facts: Box::new(facts.clone()),
+        clients: reports::clients(downstream.clone(), clock.clone()),
+        groups: reports::groups(exchange.clone(), clock.clone()),
+        upstreams: reports::upstreams(upstream.clone(), clock.clone()),
+        explain: reports::explain(downstream.clone(), exchange.clone(), clock),
+    };
+    let mut tasks = JoinSet::new();
+    tasks.spawn(exchange.clone().run());
+    tasks.spawn(upstream.clone().run());
+    tasks.spawn(tell_health(downstream.clone(), facts));
+    tasks.spawn(admin::serve(listener, sources, async {
+        let _ = stopped.await;
+    }));
+    Ok(Running {
+        admin,
+        downstream,
+        upstream,
+        exchange,
+        store,
+        draining,
+        drain: config.downstream.drain,
+        admin_stop: Some(admin_stop),
+        tasks,
+    })
+}
+
+/// What readiness depends on, as it is when asked.
+fn facts(
+    draining: Arc<AtomicBool>,
+    exchange: Arc<Exchange>,
+    upstream: Arc<Upstream>,
+) -> impl Fn() -> Facts + Clone + Send + Sync + 'static {
+    move || Facts {
+        listening: true,
+        draining: draining.load(Ordering::Relaxed),
+        holding: exchange.holds_a_snapshot(),
+        connected: upstream.is_connected(),
+    }
+}
+
+/// Health checks over gRPC say what `/readyz` says.
+async fn tell_health(downstream: Arc<Downstream>, facts: impl Fn() -> Facts) {
+    let mut told = None;
+    loop {
+        let ready = facts().ready();
+        if told != Some(ready) {
+            downstream.set_ready(ready).await;
+            tracing::info!(ready, "readiness");
+            told = Some(ready);
+        }
+        tokio::time::sleep(READY_LOOK).await;
+    }
+}
+
+impl Running {
+    pub fn admin(&self) -> SocketAddr {
+        self.admin
+    }
+
+    /// Where sidecars are served, with the ports that the system chose.
+    pub fn addresses(&self) -> &[Listen] {
+        self.downstream.addresses()
+    }
+
+    pub fn exchange(&self) -> &Arc<Exchange> {
+        &self.exchange
+    }
+
+    pub fn store(&self) -> &Arc<Store> {
+        &self.store
+    }
+
+    pub fn upstream(&self) -> &Arc<Upstream> {
+        &self.upstream
+    }
+
+    pub fn downstream(&self) -> &Arc<Downstream> {
+        &self.downstream
+    }
+
+    /// Not ready, no new connection, GOAWAY; streams end spread over the drain
+    /// window. The admin endpoint answers until the end.
+    pub async fn stop(mut self) {
+        self.draining.store(true, Ordering::Relaxed);
+        self.downstream.drain(self.drain).await;
+        if let Some(stop) = self.admin_stop.take() {
+            let _ = stop.send(());
+        }
+        self.tasks.shutdown().await;
+    }
+}

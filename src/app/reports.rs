@@ -1,0 +1,114 @@
+//! Answers for the admin endpoint, put together from what the parts report.
+
+use crate::admin::report::{Client, Explanation, Group, Upstream as Address};
+use crate::admin::{Question, Source, convert};
+use crate::clock::Clock;
+use crate::downstream::{Downstream, clients};
+use crate::exchange::{Exchange, GroupHandle};
+use crate::upstream::{EndpointReport, Upstream};
+use crate::xds::{Moment, Variant};
+use std::sync::Arc;
+
+/// Makes a source of a function that answers at once.
+fn source<Q: Send + 'static, R: Send + 'static>(answer: impl Fn(Q) -> R + Send + Sync + 'static) -> Source<Q, R> {
+    let answer = Arc::new(answer);
+    Box::new(move |question| {
+        let answer = answer.clone();
+        Box::pin(async move { answer(question) })
+    })
+}
+
+pub(super) fn clients(downstream: Arc<Downstream>, clock: Clock) -> Source<Option<String>, Vec<Client>> {
+    source(move |node: Option<String>| {
+        let streams = match node {
+            Some(node) => downstream.clients().of_node(&node),
+            None => downstream.clients().all(),
+        };
+        let now = clock.now();
+        streams.iter().map(|stream| client(now, stream)).collect()
+    })
+}
+
+pub(super) fn groups(exchange: Arc<Exchange>, clock: Clock) -> Source<(), Vec<Group>> {
+    source(move |()| exchange.groups().iter().map(|handle| group(clock.now(), handle)).collect())
+}
+
+pub(super) fn upstreams(upstream: Arc<Upstream>, clock: Clock) -> Source<(), Vec<Address>> {
+    source(move |()| upstream.report().iter().map(|endpoint| address(clock.now(), endpoint)).collect())
+}
+
+pub(super) fn explain(
+    downstream: Arc<Downstream>,
+    exchange: Arc<Exchange>,
+    clock: Clock,
+) -> Source<Question, Vec<Explanation>> {
+    source(move |question: Question| {
+        let streams = downstream.clients().of_node(&question.node);
+        streams.iter().map(|stream| explanation(clock.now(), stream, &exchange, &question)).collect()
+    })
+}
+
+fn explanation(now: Moment, stream: &clients::Client, exchange: &Arc<Exchange>, question: &Question) -> Explanation {
+    let handle = stream.known().and_then(|known| exchange.group(&known.group));
+    let asked = |url: &str| question.type_url.as_ref().is_none_or(|of| of.as_str() == url);
+    let mut client = client(now, stream);
+    client.types.retain(|of| asked(&of.type_url));
+    let mut group = handle.as_ref().map(|handle| group(now, handle)).unwrap_or_default();
+    group.types.retain(|of| asked(&of.type_url));
+    let resource = question.type_url.as_ref().zip(question.name.as_ref()).map(|(type_url, name)| {
+        let sent = stream.explain(now, type_url, name);
+        let held = handle.as_ref().and_then(|handle| handle.explain(type_url, name));
+        convert::resource(now, name, sent.as_ref(), held.as_ref())
+    });
+    Explanation { client, group, resource }
+}
+
+fn client(now: Moment, stream: &clients::Client) -> Client {
+    let known = stream.known();
+    let known = known.as_ref();
+    Client {
+        stream: stream.stream,
+        node: known.map_or(String::new(), |known| known.node.to_string()),
+        peer: stream.peer.to_string(),
+        identity: stream.identity.as_deref().map(str::to_owned),
+        group: known.map_or(String::new(), |known| known.group.to_string()),
+        rule: known.map_or(String::new(), |known| known.rule.label().to_owned()),
+        unmatched: known.and_then(|known| known.unmatched.as_deref().map(str::to_owned)),
+        user_agent: known.map_or(String::new(), |known| known.user_agent.to_string()),
+        service: stream.service.to_owned(),
+        variant: variant(stream.variant).to_owned(),
+        connected_seconds: now.since(stream.opened).into(),
+        unsent_bytes: stream.waiting_bytes(),
+        types: stream.types(now).iter().map(|of| convert::client_type(now, stream.opened, of)).collect(),
+    }
+}
+
+fn group(now: Moment, handle: &GroupHandle) -> Group {
+    convert::group(now, handle.key(), handle.members(), &handle.report())
+}
+
+fn address(now: Moment, endpoint: &EndpointReport) -> Address {
+    let since = endpoint.connected_since.or(endpoint.last_error.as_ref().map(|(at, _)| *at));
+    Address {
+        address: endpoint.address.to_string(),
+        priority: endpoint.priority,
+        active: endpoint.active,
+        connections: endpoint.connections.len(),
+        streams: endpoint.streams,
+        variant: Some(variant(endpoint.variant).to_owned()),
+        seconds: since.map(|since| now.since(since).into()),
+        last_error: endpoint.last_error.as_ref().map(|(_, text)| text.to_string()),
+        last_message_seconds: endpoint.last_message.map(|at| now.since(at).into()),
+        round_trip_seconds: endpoint.round_trip().map(Into::into),
+        received_bytes: endpoint.bytes_received,
+        sent_bytes: endpoint.bytes_sent,
+        tls_problem: endpoint.tls_problem.clone(),
+    }
+}
+
+fn variant(variant: Variant) -> &'static str {
+    match variant {
+        Variant::Delta => "delta",
+        Variant::Sotw => "sotw",
+    }
+}

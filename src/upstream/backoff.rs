@@ -1,0 +1,86 @@
+//! When to try again. Pure: random numbers are arguments.
+
+use std::time::Duration;
+
+/// Bounds of all waiting (C-136 and its decision).
+#[derive(Clone, Debug)]
+pub struct Waits {
+    /// The first wait is up to this long …
+    pub least: Duration,
+    /// … and each later one up to twice the last, to at most this.
+    pub most: Duration,
+    /// What lived this long was healthy: the waits begin anew …
+    pub healthy: Duration,
+    /// … and the next try follows within this.
+    pub at_once: Duration,
+    /// At least this long after a refusal that does not pass by itself.
+    pub refused: Duration,
+}
+
+impl Default for Waits {
+    fn default() -> Self {
+        Self {
+            least: Duration::from_millis(250),
+            most: Duration::from_secs(30),
+            healthy: Duration::from_secs(60),
+            at_once: Duration::from_secs(1),
+            refused: Duration::from_secs(30),
+        }
+    }
+}
+
+/// How something ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ended {
+    /// It stood this long. Nothing is said of one that never came to be: zero.
+    After(Duration),
+    /// The peer will not have us, or sends what we cannot take: trying again
+    /// soon is of no use.
+    Refused,
+}
+
+/// Exponential back-off with full jitter.
+#[derive(Debug, Default)]
+pub(super) struct Backoff {
+    failures: u32,
+}
+
+impl Backoff {
+    /// How long to wait now. `random` is in 0..1.
+    pub(super) fn next(&mut self, waits: &Waits, ended: Ended, random: f64) -> Duration {
+        match ended {
+            Ended::After(lived) if lived >= waits.healthy => {
+                self.failures = 0;
+                waits.at_once.mul_f64(random)
+            }
+            Ended::After(_) => {
+                let factor = 2u32.saturating_pow(self.failures.min(16));
+                self.failures = self.failures.saturating_add(1);
+                waits.least.saturating_mul(factor).min(waits.most).mul_f64(random)
+            }
+            Ended::Refused => {
+                self.failures = self.failures.saturating_add(1);
+                waits.refused + waits.refused.mul_f64(random)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_double_to_the_most_and_begin_anew_after_health() {
+        let waits = Waits::default();
+        let mut backoff = Backoff::default();
+        let short = Ended::After(Duration::from_millis(10));
+        let spans: Vec<_> = (0..9).map(|_| backoff.next(&waits, short, 1.0).as_millis()).collect();
+        assert_eq!(spans, [250, 500, 1000, 2000, 4000, 8000, 16_000, 30_000, 30_000]);
+        assert_eq!(backoff.next(&waits, short, 0.0), Duration::ZERO, "full jitter");
+        let healthy = Ended::After(Duration::from_secs(60));
+        assert_eq!(backoff.next(&waits, healthy, 0.5), Duration::from_millis(500));
+        assert_eq!(backoff.next(&waits, short, 1.0), Duration::from_millis(250));
+        assert!(backoff.next(&waits, Ended::Refused, 0.0) >= Duration::from_secs(30));
+    }
+}

@@ -1,0 +1,236 @@
+//! One ADS stream of one group: a [`ClientSession`] with its transport.
+
+use super::metrics::{Metrics, OpenStream};
+use super::pool::{Pool, Site};
+use crate::session::Update;
+use crate::session::client::{ClientSession, Heard, Unreadable};
+use crate::transport::client::{Connection, OpenError, Receiver, State, StreamEnd};
+use crate::transport::stream::Sender;
+use crate::xds::envelope::Request;
+use crate::xds::time::earliest;
+use crate::xds::{Moment, Timing, TypeUrl, Variant};
+use bytes::Bytes;
+use futures_util::FutureExt;
+use http::HeaderMap;
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::Poll;
+use std::time::Duration;
+use tokio::sync::watch;
+
+const SOTW: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/StreamAggregatedResources";
+const DELTA: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
+
+/// A message that does not grow for this long will not be complete.
+const DRIP: Duration = Duration::from_secs(60);
+
+/// Why we end a stream ourselves, or the peer did.
+#[derive(Clone, Debug, thiserror::Error)]
+pub(super) enum Loss {
+    #[error("{0}")]
+    Peer(#[from] StreamEnd),
+    #[error("{0}")]
+    Unreadable(#[from] Unreadable),
+    #[error("it has read nothing of what we sent for {0:?}")]
+    SendStall(Duration),
+    #[error("a response did not grow for {0:?}")]
+    Drip(Duration),
+}
+
+impl Loss {
+    /// Metric label.
+    pub(super) fn reason(&self) -> &'static str {
+        match self {
+            Self::Peer(end) => end.reason(),
+            Self::Unreadable(_) => "unreadable",
+            Self::SendStall(_) => "send_stall",
+            Self::Drip(_) => "drip",
+        }
+    }
+}
+
+/// What happened to a stream.
+#[derive(Debug)]
+pub(super) enum Event {
+    Message(Bytes),
+    /// What was waiting is written; more can be.
+    Written,
+    /// Its connection takes no more streams: it will not live long.
+    Leaving,
+    Ended(StreamEnd),
+}
+
+/// Bytes that should move, and since when they have not.
+#[derive(Debug, Default)]
+struct Still(Option<(u64, Moment)>);
+
+impl Still {
+    /// Since when `bytes` has not changed, while `waiting`.
+    fn since(&mut self, now: Moment, waiting: bool, bytes: u64) -> Option<Moment> {
+        self.0 = match self.0 {
+            _ if !waiting => None,
+            Some((before, since)) if before == bytes => Some((bytes, since)),
+            _ => Some((bytes, now)),
+        };
+        self.0.map(|(_, since)| since)
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Stream {
+    pub(super) site: Arc<Site>,
+    pub(super) session: ClientSession,
+    /// The raw node it presents.
+    pub(super) node: Bytes,
+    pub(super) opened: Moment,
+    /// A message came, whatever it was.
+    pub(super) heard: bool,
+    pub(super) round_trip: Duration,
+    /// Its connection takes no more streams.
+    pub(super) leaving: bool,
+    sender: Sender,
+    receiver: Receiver,
+    connection: watch::Receiver<State>,
+    sending: Still,
+    receiving: Still,
+    send_stall: Duration,
+    _place: Place,
+    _counted: OpenStream,
+}
+
+/// Counts at the address; gives the place back.
+#[derive(Debug)]
+struct Place {
+    site: Arc<Site>,
+    pool: Arc<Pool>,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.site.streams.fetch_sub(1, Ordering::Relaxed);
+        self.pool.changed();
+    }
+}
+
+/// What a stream is opened with.
+pub(super) struct Opening<'a> {
+    pub(super) pool: &'a Arc<Pool>,
+    pub(super) site: Arc<Site>,
+    pub(super) connection: &'a Connection,
+    pub(super) variant: Variant,
+    pub(super) node: Bytes,
+    pub(super) metadata: &'a HeaderMap,
+    pub(super) timing: &'a Timing,
+    pub(super) metrics: &'a Metrics,
+}
+
+impl Stream {
+    pub(super) fn open(now: Moment, with: Opening<'_>) -> Result<Self, OpenError> {
+        let path = if with.variant == Variant::Delta { DELTA } else { SOTW };
+        let (sender, receiver) = with.connection.open(path, with.metadata)?;
+        with.site.streams.fetch_add(1, Ordering::Relaxed);
+        let place = Place { site: with.site.clone(), pool: with.pool.clone() };
+        Ok(Self {
+            site: with.site,
+            session: ClientSession::new(with.variant, with.node.clone(), with.timing),
+            node: with.node,
+            opened: now,
+            heard: false,
+            round_trip: with.connection.round_trip(),
+            leaving: false,
+            sender,
+            receiver,
+            connection: with.connection.state(),
+            sending: Still::default(),
+            receiving: Still::default(),
+            send_stall: with.timing.send_stall,
+            _place: place,
+            _counted: with.metrics.stream_opened(with.variant),
+        })
+    }
+
+    /// The next thing that happens. Cancel-safe.
+    pub(super) async fn event(&mut self) -> Event {
+        let Self { sender, receiver, connection, leaving, .. } = self;
+        let traffic = poll_fn(|cx| {
+            // Where writing fails, reading says why.
+            if sender.waiting() > 0
+                && let Poll::Ready(Ok(())) = sender.poll_flush(cx)
+            {
+                return Poll::Ready(Event::Written);
+            }
+            receiver.poll_message(cx).map(|message| message.map_or_else(Event::Ended, Event::Message))
+        });
+        let left = async {
+            if *leaving || connection.wait_for(|state| *state != State::Open).await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        };
+        tokio::select! {
+            biased;
+            event = traffic => event,
+            () = left => {
+                *leaving = true;
+                Event::Leaving
+            }
+        }
+    }
+
+    pub(super) fn hear(&mut self, now: Moment, message: Bytes) -> Result<Heard, Loss> {
+        self.heard = true;
+        self.site.heard(now);
+        Ok(self.session.handle_response(now, message)?)
+    }
+
+    /// Hands every due update to `commit`, then writes what can be written.
+    /// `asked` is told of each request.
+    pub(super) fn pump(
+        &mut self,
+        now: Moment,
+        mut commit: impl FnMut(Update),
+        mut asked: impl FnMut(&Request, &ClientSession),
+    ) {
+        if self.session.deadline().is_some_and(|at| at <= now) {
+            self.session.tick(now);
+        }
+        while let Some(update) = self.session.poll_update() {
+            let type_url: TypeUrl = update.type_url.clone();
+            commit(update);
+            self.session.committed(&type_url);
+        }
+        while self.sender.waiting() == 0
+            && let Some(request) = self.session.poll_request(now)
+        {
+            asked(&request, &self.session);
+            // Where it cannot be written, the receiver learns why.
+            let _ = self.sender.push(&[], request.message());
+            let _ = self.sender.flush().now_or_never();
+        }
+    }
+
+    /// Is it of no use though it stands?
+    pub(super) fn check(&mut self, now: Moment) -> Result<(), Loss> {
+        let (sending, receiving) = self.stillness(now);
+        if sending.is_some_and(|since| now.since(since) >= self.send_stall) {
+            return Err(Loss::SendStall(self.send_stall));
+        }
+        if receiving.is_some_and(|since| now.since(since) >= DRIP) {
+            return Err(Loss::Drip(DRIP));
+        }
+        Ok(())
+    }
+
+    fn stillness(&mut self, now: Moment) -> (Option<Moment>, Option<Moment>) {
+        let sending = self.sending.since(now, self.sender.waiting() > 0, self.sender.accepted());
+        let receiving = self.receiving.since(now, self.receiver.within_message(), self.receiver.received());
+        (sending, receiving)
+    }
+
+    /// When to pump and check again at the latest.
+    pub(super) fn deadline(&mut self, now: Moment) -> Option<Moment> {
+        let (sending, receiving) = self.stillness(now);
+        let watch = earliest(sending.map(|since| since + self.send_stall), receiving.map(|since| since + DRIP));
+        earliest(self.session.deadline(), watch)
+    }
+}

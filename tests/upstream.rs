@@ -1,0 +1,461 @@
+//! The upstream driver against tonic's own server: each test plays the
+//! control plane message by message.
+
+#[allow(unreachable_pub)]
+mod upstream {
+    pub mod server;
+}
+
+use outpost::clock::Clock;
+use outpost::config::{ClientTls, Endpoint, Speak, Upstream as Config};
+use outpost::content::{Body, Served, Store};
+use outpost::exchange::{Exchange, Member};
+use outpost::group::GroupKey;
+use outpost::session::Want;
+use outpost::upstream::{Keeping, Metrics, Settings, Upstream, Waits};
+use outpost::xds::{Name, TypeUrl, Variant};
+use std::sync::Arc;
+use std::time::Duration;
+use upstream::server::{Play, Response, Server, Setup};
+
+const MS: Duration = Duration::from_millis(1);
+
+/// An exchange with its upstream, as `app` joins them, with short waits.
+struct Relay {
+    store: Arc<Store>,
+    exchange: Arc<Exchange>,
+    upstream: Arc<Upstream>,
+    tasks: tokio::task::JoinSet<()>,
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        self.tasks.abort_all();
+    }
+}
+
+fn config(servers: &[&Server]) -> Config {
+    let endpoint =
+        |(priority, server): (usize, &&Server)| Endpoint { host: "127.0.0.1".into(), port: server.port, priority };
+    Config {
+        endpoints: servers.iter().enumerate().map(endpoint).collect(),
+        tls: None,
+        token_file: None,
+        metadata: Vec::new(),
+        speak: Speak::Auto,
+        connections: 1,
+        message_bytes: 200 << 20,
+    }
+}
+
+fn settings() -> Settings {
+    let waits = Waits {
+        least: 10 * MS,
+        most: 100 * MS,
+        healthy: Duration::from_secs(60),
+        at_once: 10 * MS,
+        refused: Duration::from_secs(30),
+    };
+    let keeping = Keeping { stagger: 10 * MS, steady: 200 * MS, ..Keeping::default() };
+    Settings { waits, keeping, ..Settings::default() }
+}
+
+impl Relay {
+    fn start(config: &Config, settings: Settings) -> Self {
+        let (store, clock) = (Store::new(), Clock::system());
+        let exchange = Exchange::new(store.clone(), settings.timing.clone(), clock.clone());
+        let upstream = Upstream::new(config, settings, exchange.clone(), clock, Metrics::default()).unwrap();
+        let mut tasks = tokio::task::JoinSet::new();
+        tasks.spawn(exchange.clone().run());
+        tasks.spawn(upstream.clone().run());
+        Self { store, exchange, upstream, tasks }
+    }
+
+    fn join(&self, group: &str) -> Member {
+        self.join_as(group, group)
+    }
+
+    fn join_as(&self, group: &str, node: &str) -> Member {
+        self.exchange.join(GroupKey::new(group), upstream::server::node(node), Arc::new(|| ()))
+    }
+
+    fn want(&self, member: &Member, short: &str, wildcard: bool, names: &[&str]) {
+        let names = self.store.names(names.iter().map(|name| Name::from(*name)).collect());
+        member.want(Want { type_url: url(short), wildcard, names });
+    }
+
+    fn last_error(&self) -> String {
+        self.upstream.report()[0].last_error.as_ref().map(|(_, text)| text.to_string()).unwrap_or_default()
+    }
+}
+
+fn url(short: &str) -> TypeUrl {
+    TypeUrl::from_short(short).unwrap()
+}
+
+/// `name=content` of what is served, sorted.
+fn shown(served: &Served, short: &str) -> Vec<String> {
+    let Some(kind) = served.of(&url(short)) else { return Vec::new() };
+    let mut all: Vec<_> = kind
+        .tree
+        .iter()
+        .filter_map(|entry| match entry.body() {
+            Body::Resource(blob) => Some(format!("{}={}", entry.name(), upstream::server::content(blob.value()))),
+            _ => None,
+        })
+        .collect();
+    all.sort();
+    all
+}
+
+async fn eventually<T>(what: &str, mut probe: impl FnMut() -> Result<T, String>) -> T {
+    let deadline = std::time::Instant::now() + Duration::from_secs(15);
+    loop {
+        match probe() {
+            Ok(value) => return value,
+            Err(seen) => assert!(std::time::Instant::now() < deadline, "{what}: not in time; last seen: {seen}"),
+        }
+        tokio::time::sleep(2 * MS).await;
+    }
+}
+
+async fn serves(member: &Member, short: &str, want: &[&str]) {
+    eventually(&format!("serves {want:?}"), || {
+        let seen = shown(&member.served(), short);
+        if seen == want { Ok(()) } else { Err(format!("{seen:?}")) }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn delta_is_spoken_and_every_response_is_acknowledged_after_it_is_held() {
+    let mut server = Server::start(Setup::default()).await;
+    let relay = Relay::start(&config(&[&server]), settings());
+    let member = relay.join("n1");
+    relay.want(&member, "cds", true, &[]);
+    let mut play = server.stream().await;
+    assert_eq!(play.variant, Variant::Delta);
+    assert_eq!(play.asked().await, "cds node=n1");
+    play.send(Response::new("cds").resource("a", "1").nonce("n-1"));
+    assert_eq!(play.asked().await, "cds n=n-1");
+    assert_eq!(shown(&member.served(), "cds"), ["a=1"], "held before the ACK left");
+    relay.want(&member, "eds", false, &["e1", "e2"]);
+    assert_eq!(play.asked().await, "eds +e1,e2");
+    play.send(Response::new("eds").resource("e1", "1").removed("e2").nonce("n-2"));
+    assert_eq!(play.asked().await, "eds n=n-2");
+    serves(&member, "eds", &["e1=1"]).await;
+
+    let report = relay.upstream.report();
+    assert!(relay.upstream.is_connected());
+    assert_eq!((report[0].streams, report[0].connections.len()), (1, 1));
+    assert!(report[0].bytes_received > 0 && report[0].last_message.is_some());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_without_delta_is_spoken_to_in_sotw_from_then_on() {
+    let mut server = Server::start(Setup { delta: false, ..Setup::default() }).await;
+    let relay = Relay::start(&config(&[&server]), settings());
+    let first = relay.join("n1");
+    relay.want(&first, "cds", true, &[]);
+    let mut play = server.stream().await;
+    assert_eq!(play.variant, Variant::Sotw);
+    assert_eq!(play.asked().await, "cds [] node=n1");
+    play.send(Response::new("cds").version("v1").resource("a", "1").resource("b", "1").nonce("1"));
+    assert_eq!(play.asked().await, "cds [] v=v1 n=1");
+    play.send(Response::new("cds").version("v2").resource("a", "2").nonce("2"));
+    assert_eq!(play.asked().await, "cds [] v=v2 n=2");
+    serves(&first, "cds", &["a=2"]).await;
+    assert_eq!(server.refused(), 1);
+    let second = relay.join("n2");
+    relay.want(&second, "cds", true, &[]);
+    assert_eq!(server.stream().await.variant, Variant::Sotw);
+    assert_eq!(server.refused(), 1, "delta is not tried again");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn content_outlives_the_control_plane_and_what_went_meanwhile_is_told_on_return() {
+    let mut server = Server::start(Setup::default()).await;
+    let relay = Relay::start(&config(&[&server]), settings());
+    let member = relay.join("n1");
+    relay.want(&member, "cds", true, &[]);
+    let mut play = server.stream().await;
+    play.asked().await;
+    play.send(Response::new("cds").resource("a", "1").resource("b", "1").nonce("1"));
+    play.asked().await;
+    serves(&member, "cds", &["a=1", "b=1"]).await;
+    server.kill();
+    eventually("the loss is seen", || if relay.upstream.is_connected() { Err("connected".into()) } else { Ok(()) })
+        .await;
+    eventually("the group knows", || match member.served().upstream {
+        outpost::content::Reach::Silent { .. } => Ok(()),
+        ref other => Err(format!("{other:?}")),
+    })
+    .await;
+    assert_eq!(shown(&member.served(), "cds"), ["a=1", "b=1"]);
+    server.restart().await;
+    let mut play = server.stream().await;
+    assert_eq!(play.asked().await, "cds {a:1,b:1} node=n1");
+    play.send(Response::new("cds").removed("b").resource("c", "1").nonce("1"));
+    assert_eq!(play.asked().await, "cds n=1");
+    serves(&member, "cds", &["a=1", "c=1"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_clean_end_is_a_loss_as_well() {
+    let mut server = Server::start(Setup::default()).await;
+    let relay = Relay::start(&config(&[&server]), settings());
+    let member = relay.join("n1");
+    relay.want(&member, "cds", true, &[]);
+    let mut play = server.stream().await;
+    play.asked().await;
+    play.send(Response::new("cds").resource("a", "1").nonce("1"));
+    play.asked().await;
+    play.end();
+    let mut play = server.stream().await;
+    assert_eq!(play.asked().await, "cds {a:1} node=n1");
+    assert_eq!(shown(&member.served(), "cds"), ["a=1"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_invalid_response_is_refused_by_name_and_the_old_state_kept() {
+    let mut server = Server::start(Setup::default()).await;
+    let relay = Relay::start(&config(&[&server]), settings());
+    let member = relay.join("n1");
+    relay.want(&member, "cds", true, &[]);
+    let mut play = server.stream().await;
+    play.asked().await;
+    play.send(Response::new("cds").resource("a", "1").nonce("1"));
+    play.asked().await;
+    play.send(Response::new("cds").resource("a", "2").resource("b", "1").resource("a", "3").nonce("2"));
+    let nack = play.asked().await;
+    assert!(nack.starts_with("cds n=2 E3 ") && nack.contains("stated twice: a"), "{nack}");
+    assert_eq!(shown(&member.served(), "cds"), ["a=1"]);
+    assert!(relay.last_error().contains("invalid cds response"), "{}", relay.last_error());
+    play.send(Response::new("cds").resource("b", "1").nonce("3"));
+    assert_eq!(play.asked().await, "cds n=3");
+    serves(&member, "cds", &["a=1", "b=1"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn streams_beyond_the_limit_of_a_connection_go_to_another() {
+    let mut server = Server::start(Setup { max_streams: Some(2), ..Setup::default() }).await;
+    let relay = Relay::start(&config(&[&server]), settings());
+    let members: Vec<_> = (0..5).map(|number| relay.join(&format!("n{number}"))).collect();
+    members.iter().for_each(|member| relay.want(member, "cds", true, &[]));
+    let mut plays = Vec::new();
+    for _ in 0..5 {
+        plays.push(server.stream().await);
+    }
+    let report = relay.upstream.report();
+    assert_eq!((report[0].streams, report[0].connections.len()), (5, 3));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_better_address_takes_the_streams_back_without_a_gap() {
+    let (mut first, mut second) = (Server::start(Setup::default()).await, Server::start(Setup::default()).await);
+    let relay = Relay::start(&config(&[&first, &second]), settings());
+    let member = relay.join("n1");
+    relay.want(&member, "cds", true, &[]);
+    let mut play = first.stream().await;
+    play.asked().await;
+    play.send(Response::new("cds").resource("a", "1").nonce("1"));
+    play.asked().await;
+    first.kill();
+    let mut play = second.stream().await;
+    assert_eq!(play.asked().await, "cds {a:1} node=n1");
+    play.send(Response::new("cds").resource("a", "2").nonce("1"));
+    play.asked().await;
+    serves(&member, "cds", &["a=2"]).await;
+    first.restart().await;
+    let mut back = first.stream().await;
+    assert_eq!(back.asked().await, "cds {a:2} node=n1");
+    // The old stream still counts until the new one has answered.
+    play.send(Response::new("cds").resource("a", "3").nonce("2"));
+    play.asked().await;
+    serves(&member, "cds", &["a=3"]).await;
+    back.send(Response::new("cds").resource("a", "4").nonce("1"));
+    back.asked().await;
+    serves(&member, "cds", &["a=4"]).await;
+    play.ended().await;
+    let report = relay.upstream.report();
+    assert_eq!((report[0].streams, report[1].streams), (1, 0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_node_is_presented_before_the_old_stream_ends() {
+    let mut server = Server::start(Setup::default()).await;
+    let relay = Relay::start(&config(&[&server]), settings());
+    let member = relay.join_as("g", "before");
+    relay.want(&member, "cds", true, &[]);
+    let mut play = server.stream().await;
+    assert_eq!(play.asked().await, "cds node=before");
+    play.send(Response::new("cds").resource("a", "1").nonce("1"));
+    play.asked().await;
+    let other = relay.join_as("g", "after");
+    relay.want(&other, "cds", true, &[]);
+    let mut next = server.stream().await;
+    assert_eq!(next.asked().await, "cds {a:1} node=after");
+    assert!(!play.has_ended());
+    next.send(Response::new("cds").resource("a", "2").nonce("1"));
+    next.asked().await;
+    play.ended().await;
+    serves(&other, "cds", &["a=2"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_goaway_moves_the_stream_before_it_breaks() {
+    let mut server = Server::start(Setup { max_age: Some(300 * MS), ..Setup::default() }).await;
+    let relay = Relay::start(&config(&[&server]), settings());
+    let member = relay.join("n1");
+    relay.want(&member, "cds", true, &[]);
+    let mut play = server.stream().await;
+    play.asked().await;
+    play.send(Response::new("cds").resource("a", "1").nonce("1"));
+    play.asked().await;
+    let mut next = server.stream().await;
+    assert_eq!(next.asked().await, "cds {a:1} node=n1");
+    assert!(!play.has_ended());
+    next.send(Response::new("cds").nonce("1"));
+    next.asked().await;
+    play.ended().await;
+    assert_eq!(shown(&member.served(), "cds"), ["a=1"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refusal_is_not_asked_for_again_soon() {
+    let mut server = Server::start(Setup::default()).await;
+    let relay = Relay::start(&config(&[&server]), settings());
+    let member = relay.join("n1");
+    relay.want(&member, "cds", true, &[]);
+    let mut play = server.stream().await;
+    play.asked().await;
+    play.fail(tonic::Status::permission_denied("not you"));
+    eventually("the reason is shown", || {
+        let seen = relay.last_error();
+        if seen.contains("PERMISSION_DENIED: not you") { Ok(()) } else { Err(seen) }
+    })
+    .await;
+    // Every other wait of this test's settings is a tenth of this.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(server.try_stream().is_none());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn too_large_a_response_names_the_limit_and_makes_no_loop() {
+    let mut server = Server::start(Setup::default()).await;
+    let relay = Relay::start(&Config { message_bytes: 1000, ..config(&[&server]) }, settings());
+    let member = relay.join("n1");
+    relay.want(&member, "cds", true, &[]);
+    let mut play = server.stream().await;
+    play.asked().await;
+    play.send(Response::new("cds").resource("a", "1").nonce("1"));
+    play.asked().await;
+    play.send(Response::new("cds").resource("a", &"x".repeat(2000)).nonce("2"));
+    play.ended().await;
+    eventually("the limit is named", || {
+        let seen = relay.last_error();
+        if seen.contains("beyond the limit of 1000 bytes; raise --upstream-max-message-bytes") {
+            Ok(())
+        } else {
+            Err(seen)
+        }
+    })
+    .await;
+    assert_eq!(shown(&member.served(), "cds"), ["a=1"]);
+    tokio::time::sleep(500 * MS).await;
+    assert!(server.try_stream().is_none());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_address_without_grpc_is_named_as_such() {
+    let http1 = Server::http1().await;
+    let relay = Relay::start(&config(&[&http1]), settings());
+    eventually("HTTP/1 is recognised", || {
+        let seen = relay.last_error();
+        if seen.contains("does not speak HTTP/2") { Ok(()) } else { Err(seen) }
+    })
+    .await;
+    let member = relay.join("n1");
+    relay.want(&member, "cds", true, &[]);
+    eventually("the group is told why", || match &member.served().upstream {
+        outpost::content::Reach::Silent { reason, .. } if reason.contains("HTTP/2") => Ok(()),
+        other => Err(format!("{other:?}")),
+    })
+    .await;
+    let other = Server::start(Setup { ads: false, ..Setup::default() }).await;
+    let relay = Relay::start(&config(&[&other]), settings());
+    let member = relay.join("n1");
+    relay.want(&member, "cds", true, &[]);
+    eventually("the method is missing", || {
+        let seen = relay.last_error();
+        if seen.contains("UNIMPLEMENTED") { Ok(()) } else { Err(seen) }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn mutual_tls_and_a_token_that_rotates() {
+    let dir = tempfile::tempdir().unwrap();
+    let token = dir.path().join("token");
+    std::fs::write(&token, "one").unwrap();
+    let mut server = Server::start(Setup { tls: Some(dir.path().to_owned()), ..Setup::default() }).await;
+    let tls = ClientTls {
+        ca: Some(dir.path().join("ca.pem")),
+        certificate: Some(dir.path().join("client.pem")),
+        key: Some(dir.path().join("client.key")),
+        server_name: Some("server.test".into()),
+    };
+    let metadata = vec![("clusterid".into(), "c1".into())];
+    let config = Config { tls: Some(tls), token_file: Some(token.clone()), metadata, ..config(&[&server]) };
+    let relay = Relay::start(&config, settings());
+    let member = relay.join("n1");
+    relay.want(&member, "cds", true, &[]);
+    let mut play = server.stream().await;
+    assert_eq!((play.header("authorization"), play.header("clusterid")), ("Bearer one".into(), "c1".into()));
+    play.asked().await;
+    std::fs::write(&token, "two").unwrap();
+    play.end();
+    assert_eq!(server.stream().await.header("authorization"), "Bearer two");
+    assert_eq!(relay.upstream.report()[0].tls_problem, None);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn compressed_responses_are_read() {
+    let mut server = Server::start(Setup { gzip: true, ..Setup::default() }).await;
+    let relay = Relay::start(&config(&[&server]), settings());
+    let member = relay.join("n1");
+    relay.want(&member, "cds", true, &[]);
+    let mut play = server.stream().await;
+    play.asked().await;
+    let long = "x".repeat(1_000_000);
+    play.send(Response::new("cds").resource("a", &long).nonce("1"));
+    play.asked().await;
+    serves(&member, "cds", &[&format!("a={long}")]).await;
+    assert!(relay.upstream.report()[0].bytes_received < 100_000);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_forced_variant_is_kept_to() {
+    let mut server = Server::start(Setup::default()).await;
+    let relay = Relay::start(&Config { speak: Speak::Sotw, ..config(&[&server]) }, settings());
+    let member = relay.join("n1");
+    relay.want(&member, "cds", true, &[]);
+    assert_eq!(server.stream().await.variant, Variant::Sotw);
+}
+
+/// A stream that the test does not look at must not keep others from being served.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_silent_stream_holds_nobody_up() {
+    let mut server = Server::start(Setup::default()).await;
+    let relay = Relay::start(&config(&[&server]), settings());
+    let silent = relay.join("silent");
+    relay.want(&silent, "cds", true, &[]);
+    let held: Play = server.stream().await;
+    let member = relay.join("n1");
+    relay.want(&member, "cds", true, &[]);
+    let mut play = server.stream().await;
+    play.asked().await;
+    play.send(Response::new("cds").resource("a", "1").nonce("1"));
+    serves(&member, "cds", &["a=1"]).await;
+    drop(held);
+}
