@@ -176,6 +176,15 @@ impl GroupState {
         }
     }
 
+    /// The upstream was silent about an ask of the type for so long that there
+    /// is nothing to say: what is held is what it says.
+    pub fn confirmed_by_silence(&mut self, now: Moment, type_url: &TypeUrl) {
+        if let Some(kind) = self.types.get_mut(type_url) {
+            kind.pulse.answered(now);
+        }
+        self.publish(now);
+    }
+
     /// The upstream's connection gave a sign of life.
     pub fn heard(&mut self, now: Moment) {
         if let Line::Up { heard, .. } = &mut self.line {
