@@ -5,12 +5,14 @@
 #[allow(unreachable_pub, dead_code)]
 mod transcript_support;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 use transcript_support::driver::{Driver, Setup};
 use transcript_support::pure::Pure;
 use transcript_support::run::{Failure, replay};
 use transcript_support::script::{Form, Script, Step, Wire};
+use transcript_support::socket::Socket;
 
 fn directory() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/transcripts")
@@ -34,30 +36,51 @@ fn setup(script: &Script, upstream: Wire) -> Setup {
     Setup { upstream, options: script.lines.iter().filter_map(|line| option(&line.step)).collect() }
 }
 
-/// Replays all on drivers that `make` makes, and tells every failure.
-fn replay_all(what: &str, forms: &[Form], make: impl Fn(&Setup) -> Box<dyn Driver>) {
-    let (mut runs, mut failures) = (0, Vec::new());
-    for script in scripts() {
-        for form in script.forms.iter().filter(|form| forms.contains(form)) {
-            for upstream in &script.upstreams {
-                runs += 1;
-                let mut driver = make(&setup(&script, *upstream));
-                if let Err(Failure { line, text, reason }) = replay(&script, *form, driver.as_mut()) {
-                    failures.push(format!(
-                        "{} ({form:?}, {upstream:?} upstream), line {line}: {text}\n    {reason}",
-                        script.id
-                    ));
-                }
+/// One replay: which transcript, in which form, under which upstream.
+type Job = (Script, Form, Wire);
+
+/// Replays all on drivers that `make` makes, a few at a time, and tells every
+/// failure.
+fn replay_all(what: &str, forms: &[Form], at_once: usize, make: impl Fn(&Script, &Setup) -> Box<dyn Driver> + Sync) {
+    let jobs = |script: Script| {
+        let forms: Vec<Form> = script.forms.iter().copied().filter(|form| forms.contains(form)).collect();
+        let upstreams = script.upstreams.clone();
+        forms
+            .into_iter()
+            .flat_map(move |form| upstreams.clone().into_iter().map(move |upstream| (form, upstream)))
+            .map(move |(form, upstream)| -> Job { (script.clone(), form, upstream) })
+    };
+    let jobs: Mutex<VecDeque<Job>> = Mutex::new(scripts().into_iter().flat_map(jobs).collect());
+    let runs = jobs.lock().expect("nobody panics with it").len();
+    let failures = Mutex::new(Vec::new());
+    let work = || {
+        loop {
+            let next = jobs.lock().expect("nobody panics with it").pop_front();
+            let Some((script, form, upstream)) = next else { return };
+            let mut driver = make(&script, &setup(&script, upstream));
+            if let Err(Failure { line, text, reason }) = replay(&script, form, driver.as_mut()) {
+                let id = &script.id;
+                let failure = format!("{id} ({form:?}, {upstream:?} upstream), line {line}: {text}\n    {reason}");
+                failures.lock().expect("nobody panics with it").push(failure);
             }
         }
-    }
+    };
+    std::thread::scope(|scope| (0..at_once).for_each(|_| drop(scope.spawn(work))));
+    let mut failures = failures.into_inner().expect("nobody panics with it");
+    failures.sort();
     println!("transcripts, {what}: {runs} replays, {} failed", failures.len());
     assert!(failures.is_empty(), "{}", failures.join("\n"));
 }
 
 #[test]
 fn without_sockets() {
-    replay_all("without sockets", &[Form::Ads, Form::Service], |setup| Box::new(Pure::new(setup)));
+    replay_all("without sockets", &[Form::Ads, Form::Service], 1, |_, setup| Box::new(Pure::new(setup)));
+}
+
+#[test]
+fn over_sockets() {
+    let forms = [Form::Ads, Form::Service, Form::Socket];
+    replay_all("over sockets", &forms, 4, |script, setup| Box::new(Socket::new(setup, script.streams().len() > 200)));
 }
 
 /// No row is dropped in silence.

@@ -4,12 +4,8 @@ use crate::xds::{Moment, Name};
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
 
-/// Mostly nothing has a TTL, and then it takes no room.
 #[derive(Debug, Default)]
-pub(super) struct Expiry(Option<Box<Ends>>);
-
-#[derive(Debug, Default)]
-struct Ends {
+pub(super) struct Expiry {
     until: HashMap<Name, Moment>,
     /// One item a name; its moment may have been put off since.
     queue: BinaryHeap<Reverse<(Moment, Name)>>,
@@ -18,38 +14,33 @@ struct Ends {
 impl Expiry {
     /// The TTL of `name` runs until then.
     pub(super) fn set(&mut self, name: &Name, until: Moment) {
-        let ends = self.0.get_or_insert_default();
-        let before = ends.until.insert(name.clone(), until);
+        let before = self.until.insert(name.clone(), until);
         // A later moment is found when the earlier one is popped.
         if before.is_none_or(|before| until < before) {
-            ends.queue.push(Reverse((until, name.clone())));
+            self.queue.push(Reverse((until, name.clone())));
         }
     }
 
     pub(super) fn clear(&mut self, name: &str) {
-        if let Some(ends) = &mut self.0 {
-            ends.until.remove(name);
-            if ends.until.is_empty() {
-                self.0 = None;
-            }
+        if !self.until.is_empty() {
+            self.until.remove(name);
         }
     }
 
     pub(super) fn of(&self, name: &str) -> Option<Moment> {
-        self.0.as_ref()?.until.get(name).copied()
+        self.until.get(name).copied()
     }
 
     /// A name whose TTL has run out; it is forgotten here.
     pub(super) fn pop(&mut self, now: Moment) -> Option<Name> {
-        let ends = self.0.as_mut()?;
-        while ends.queue.peek().is_some_and(|Reverse((at, _))| *at <= now) {
-            let Reverse((_, name)) = ends.queue.pop()?;
-            match ends.until.get(&name) {
+        while self.queue.peek().is_some_and(|Reverse((at, _))| *at <= now) {
+            let Reverse((_, name)) = self.queue.pop()?;
+            match self.until.get(&name) {
                 Some(until) if *until <= now => {
-                    self.clear(&name);
+                    self.until.remove(&name);
                     return Some(name);
                 }
-                Some(until) => ends.queue.push(Reverse((*until, name))),
+                Some(until) => self.queue.push(Reverse((*until, name))),
                 None => {}
             }
         }
@@ -57,7 +48,7 @@ impl Expiry {
     }
 
     pub(super) fn deadline(&self) -> Option<Moment> {
-        self.0.as_ref()?.queue.peek().map(|Reverse((at, _))| *at)
+        self.queue.peek().map(|Reverse((at, _))| *at)
     }
 }
 

@@ -164,8 +164,7 @@ struct Shared {
     dialer: Arc<Dialer>,
     scheme: &'static str,
     authority: String,
-    /// Of the last ping, in microseconds.
-    round_trip: Arc<AtomicU64>,
+    round_trip: Duration,
     calls: AtomicUsize,
     state: watch::Receiver<State>,
     /// Dropped with the last handle, which lets the driver end.
@@ -230,9 +229,9 @@ impl Connection {
         self.shared.state.clone()
     }
 
-    /// Of the last ping that was answered.
+    /// Of the ping that began the connection.
     pub fn round_trip(&self) -> Duration {
-        Duration::from_micros(self.shared.round_trip.load(Ordering::Relaxed))
+        self.shared.round_trip
     }
 }
 

@@ -140,8 +140,9 @@ impl Replay<'_> {
             let state = self.streams.get_mut(&stream).ok_or("no such stream")?;
             state.queue.pop_front();
             let (nonce, label) = (seen.nonce.clone(), seen.label.clone());
+            let whole = seen.clone();
             let only_probes = strip_probes(&mut seen);
-            if answered || only_probes {
+            if answered || only_probes || self.is_echo(stream, &whole, &seen) {
                 self.answer_to(stream, &seen.type_url.clone(), nonce, label, None)?;
             } else {
                 before.push(seen);

@@ -38,8 +38,12 @@ pub trait Driver {
     /// Changes the control plane and sends what it then says.
     fn control_plane(&mut self, act: &mut dyn FnMut(&mut ControlPlane));
     fn reach(&mut self, up: bool);
-    /// What the last request was counted as, where this can be told.
-    fn heard(&mut self, stream: u32) -> Option<&'static str>;
+    /// Lets what is on its way arrive; the clock stands.
+    fn breathe(&mut self);
+    /// Lets this much time pass.
+    fn pass(&mut self, by: Duration);
+    /// Was the last request counted so, as far as this can be told?
+    fn heard(&mut self, stream: u32, kind: &str) -> Result<(), String>;
     fn stall(&mut self, stream: u32, on: bool);
     fn open_streams(&mut self) -> usize;
     /// Lines that mean something over a socket only.

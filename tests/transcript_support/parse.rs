@@ -276,7 +276,7 @@ fn initial(pair: &str) -> Result<(String, Version), String> {
 }
 
 fn expected(streams: Vec<u32>, words: &[String], optional: bool) -> Result<Step, String> {
-    let mut how = How { optional, within: USUAL, split: None, most_bytes: None, skipping: false };
+    let mut how = How { optional, ..How::usual() };
     let mut message = Vec::new();
     let mut rest = words.iter().peekable();
     while let Some(word) = rest.next() {
@@ -309,16 +309,7 @@ fn message(words: &[String]) -> Result<Message, String> {
         Some("DR") => Wire::Delta,
         _ => return Err("a response is R or DR".into()),
     };
-    let mut message = Message {
-        wire,
-        type_url: type_url(words.get(1).ok_or("which type?")?)?,
-        resources: Vec::new(),
-        removed: Vec::new(),
-        errors: None,
-        label: None,
-        label_mark: None,
-        nonce_mark: None,
-    };
+    let mut message = Message::new(wire, type_url(words.get(1).ok_or("which type?")?)?);
     for word in &words[2..] {
         let inside = |prefix: &str| word.strip_prefix(prefix).and_then(|rest| rest.strip_suffix('}'));
         if let Some(list) = inside("{") {

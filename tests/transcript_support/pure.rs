@@ -342,8 +342,17 @@ impl Driver for Pure {
         self.settle();
     }
 
-    fn heard(&mut self, id: u32) -> Option<&'static str> {
-        self.streams.get(&id)?.heard
+    fn breathe(&mut self) {}
+
+    fn pass(&mut self, mut left: Duration) {
+        while !left.is_zero() {
+            left -= self.step(left).min(left);
+        }
+    }
+
+    fn heard(&mut self, id: u32, kind: &str) -> Result<(), String> {
+        let heard = self.streams.get(&id).and_then(|stream| stream.heard).unwrap_or("nothing");
+        if heard == kind { Ok(()) } else { Err(format!("it was taken for {heard}")) }
     }
 
     fn stall(&mut self, id: u32, on: bool) {

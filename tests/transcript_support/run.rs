@@ -49,7 +49,8 @@ pub struct Stream {
     pub(super) last_type: Option<String>,
 }
 
-type NamedPayload = (String, Option<(String, bytes::Bytes)>);
+/// Names with type and bytes.
+type Contents = BTreeMap<String, Option<(String, bytes::Bytes)>>;
 
 #[derive(Default)]
 pub struct StreamType {
@@ -62,7 +63,7 @@ pub struct StreamType {
     pub(super) unanswered: bool,
     pub(super) last_probe: Option<String>,
     /// The last whole set: without probes, and how many there were with them.
-    whole: Option<(Vec<NamedPayload>, usize)>,
+    whole: Option<(Contents, usize)>,
 }
 
 /// Shows what goes over the wire, with `OUTPOST_TRANSCRIPTS_TRACE=1`.
@@ -108,16 +109,19 @@ impl Replay<'_> {
                 streams.iter().try_for_each(|stream| self.expect_end(*stream, *code, *within))
             }
             Step::Silence { streams, allowing, time_passes } => self.silence(streams, allowing, *time_passes),
-            Step::Heard { stream, kind } => match self.driver.heard(*stream) {
-                Some(heard) if heard != kind => Err(format!("it was taken for {heard}")),
-                _ => Ok(()),
-            },
+            Step::Heard { stream, kind } => self.driver.heard(*stream, kind),
             Step::Advance(by) => {
-                self.pass(*by);
+                self.driver.pass(*by);
                 Ok(())
             }
             Step::Upstream(expected) => self.upstream(expected),
             Step::Streams(count) => self.until(|replay| replay.driver.open_streams() == *count, "streams are open"),
+            Step::Pushes { count, type_url, resource, reader } => self.pushes(*count, type_url, resource, *reader),
+            Step::Flood { stream, count, type_url } => {
+                let names = vec![Locator { name: "A".into(), ..Locator::default() }];
+                let ask = Ask { wire: Some(Wire::Delta), type_url: type_url.clone(), names, ..Ask::default() };
+                (0..*count).try_for_each(|_| self.ask(*stream, ask.clone()))
+            }
             other => self.act(other),
         }
     }
@@ -167,21 +171,32 @@ impl Replay<'_> {
         Ok(())
     }
 
-    pub(super) fn pass(&mut self, mut left: Duration) {
-        while !left.is_zero() {
-            left -= self.driver.step(left).min(left);
-        }
-    }
-
     /// Waits for what is to become true without a message that says so.
     fn until(&mut self, mut done: impl FnMut(&mut Self) -> bool, what: &str) -> Result<(), String> {
-        for _ in 0..400 {
+        for round in 0..1000 {
             if done(self) {
                 return Ok(());
             }
-            self.driver.step(Duration::from_millis(1));
+            self.driver.breathe();
+            if round % 8 == 0 {
+                self.driver.step(Duration::from_millis(2));
+            }
         }
         Err(format!("not so: {what}"))
+    }
+
+    /// The resource changes again and again, and the reader takes each change.
+    fn pushes(&mut self, count: u64, type_url: &str, resource: &Resource, reader: u32) -> Result<(), String> {
+        for content in 2..=count + 1 {
+            let resource = Resource { content, ..resource.clone() };
+            let (type_url, put) = (type_url.to_owned(), vec![resource.clone()]);
+            let edit = Edit { type_url: type_url.clone(), put, remove: Vec::new(), label: None };
+            self.driver.control_plane(&mut |world| world.edit(&edit));
+            let message = Message { resources: vec![resource], ..Message::new(Wire::Delta, type_url) };
+            self.expect(reader, &[message], &How::usual())?;
+            self.answer(reader, &Answer { type_url: None, error: None })?;
+        }
+        Ok(())
     }
 
     fn upstream(&mut self, expected: &Upstream) -> Result<(), String> {
@@ -309,20 +324,23 @@ impl Replay<'_> {
         }
     }
 
-    /// A whole set is said again only because another stream's barrier added to it.
-    fn is_echo(&mut self, stream: u32, whole: &Seen, seen: &Seen) -> bool {
+    /// A whole set that was said only because of a barrier: to this stream's own,
+    /// later than its answer, or because another stream's added to the world.
+    pub(super) fn is_echo(&mut self, stream: u32, whole: &Seen, seen: &Seen) -> bool {
         if !messages::full_state(&seen.type_url) || self.service.is_none() {
             return false;
         }
         let Some(state) = self.streams.get_mut(&stream).filter(|state| state.wire == Wire::Sotw) else { return false };
         let of_type = state.types.entry(seen.type_url.clone()).or_default();
-        let names = |seen: &Seen| {
-            let mut all: Vec<_> = seen.resources.iter().map(|one| (one.name.clone(), one.payload.clone())).collect();
-            all.sort_by(|one, other| one.0.cmp(&other.0));
-            all
-        };
-        let before = of_type.whole.replace((names(seen), whole.resources.len()));
-        before.is_some_and(|(before, count)| before == names(seen) && whole.resources.len() > count)
+        let bare = of_type.names.is_empty() && !of_type.named_once && !self.legacy_off;
+        let wildcard = bare || of_type.names.iter().any(|name| name.name == "*");
+        let now: BTreeMap<_, _> = seen.resources.iter().map(|one| (one.name.clone(), one.payload.clone())).collect();
+        let count = whole.resources.len();
+        let Some((before, counted)) = of_type.whole.replace((now.clone(), count)) else { return false };
+        // With its star it says more than before only for the new probe; without
+        // it has one only because the list of a barrier did.
+        let probes = if wildcard { before == now && count > counted } else { count > now.len() };
+        probes && now.iter().all(|(name, payload)| before.get(name) == Some(payload))
     }
 
     /// The next response, left in the queue.
@@ -459,7 +477,7 @@ impl Replay<'_> {
 
     fn silence(&mut self, streams: &[u32], allowing: &[Message], time_passes: bool) -> Result<(), String> {
         if time_passes {
-            self.pass(LONG);
+            self.driver.pass(LONG);
         }
         let open = |(id, state): (&u32, &Stream)| state.end.is_none().then_some(*id);
         let all: Vec<u32> = self.streams.iter().filter_map(open).collect();

@@ -206,6 +206,27 @@ pub struct How {
     pub skipping: bool,
 }
 
+impl Message {
+    pub fn new(wire: Wire, type_url: String) -> Self {
+        Self {
+            wire,
+            type_url,
+            resources: Vec::new(),
+            removed: Vec::new(),
+            errors: None,
+            label: None,
+            label_mark: None,
+            nonce_mark: None,
+        }
+    }
+}
+
+impl How {
+    pub fn usual() -> Self {
+        Self { optional: false, within: super::parse::USUAL, split: None, most_bytes: None, skipping: false }
+    }
+}
+
 /// A resource with numbered content.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Resource {

@@ -357,9 +357,10 @@ impl ControlPlane {
     fn answer(&mut self, id: u64, node: &AskedNode, type_url: &str) {
         let world = self.seen_by(node, type_url);
         let Some(state) = self.streams.get_mut(&id).and_then(|stream| stream.types.get_mut(type_url)) else { return };
+        let due = state.due.clone();
         for (name, resource) in &world.resources {
             let differs = state.sent.get(name) != Some(&Some(version(resource)));
-            let asked = state.due.iter().any(|due| covers(due, name) || resource.aliases.contains(due));
+            let asked = due.iter().any(|due| covers(due, name) || resource.aliases.contains(due));
             if state.wants(resource) && (differs || asked) {
                 state.due.insert(name.clone());
             }

@@ -289,9 +289,7 @@ impl TypeState {
 
     /// Draws conclusions from silence that has lasted `absent`. Only of a
     /// stream that has said something: else nobody may be listening.
-    /// The flag says that an ask is answered by silence: the server has nothing
-    /// to say about it.
-    pub(super) fn tick(&mut self, now: Moment, absent: Duration) -> (bool, Option<Update>) {
+    pub(super) fn tick(&mut self, now: Moment, absent: Duration) -> Option<Update> {
         let due = |at: &Moment| now >= *at + absent;
         let removed: Vec<Name> = self.awaited.iter().filter(|(_, at)| due(at)).map(|(name, _)| name.clone()).collect();
         for name in &removed {
@@ -302,15 +300,14 @@ impl TypeState {
         if star {
             self.star = Star::Answered;
         }
-        let silence = self.asked_at.is_some_and(|at| due(&at)) && !matches!(self.star, Star::Awaited { .. });
-        if silence {
+        if self.asked_at.is_some_and(|at| due(&at)) && !matches!(self.star, Star::Awaited { .. }) {
             (self.asked_at, self.loud, self.answered) = (None, false, true);
         }
         if removed.is_empty() && !star {
-            return (silence, None);
+            return None;
         }
         self.uncommitted.push_back(None);
-        (silence, Some(Update { removed, answers_wildcard: star, ..self.bare_update(now) }))
+        Some(Update { removed, answers_wildcard: star, ..self.bare_update(now) })
     }
 
     /// When [`tick`](Self::tick) has something to say.
