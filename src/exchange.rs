@@ -357,6 +357,11 @@ impl GroupHandle {
         self.act(|inner, now| inner.state_mut().asked(now, type_url));
     }
 
+    /// See [`GroupState::confirmed_by_silence`].
+    pub fn confirmed_by_silence(&self, type_url: &TypeUrl) {
+        self.act(|inner, now| inner.state_mut().confirmed_by_silence(now, type_url));
+    }
+
     /// See [`GroupState::heard`].
     pub fn heard(&self) {
         self.act(|inner, now| inner.state_mut().heard(now));

@@ -14,7 +14,9 @@ pub use generated::envoy::config::core::v3 as core;
 pub use generated::envoy::config::endpoint::v3 as endpoint;
 pub use generated::envoy::config::listener::v3 as listener;
 pub use generated::envoy::config::route::v3 as route;
-pub use generated::envoy::extensions::filters::http::{on_demand::v3 as on_demand, router::v3 as router};
+pub use generated::envoy::extensions::filters::http::{
+    lua::v3 as lua, on_demand::v3 as on_demand, router::v3 as router,
+};
 pub use generated::envoy::extensions::filters::network::http_connection_manager::v3 as http_connection_manager;
 pub use generated::envoy::extensions::transport_sockets::tls::v3 as tls;
 pub use generated::envoy::service as services;

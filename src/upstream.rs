@@ -112,7 +112,7 @@ impl Upstream {
         metrics: Metrics,
     ) -> Result<Arc<Self>, SetupError> {
         let tls = config.tls.as_ref().map(|tls| ClientTls::new(client_files(tls))).transpose()?;
-        let receive_limit = Limit { bytes: config.message_bytes, ..settings.transport.receive_limit };
+        let receive_limit = Limit { bytes: config.message_bytes, remedy: "raise --upstream-max-message-bytes" };
         let options = Options { tls: tls.map(Arc::new), receive_limit, ..settings.transport };
         let keeping = Keeping { base: config.connections, ..settings.keeping };
         let waits = settings.waits.clone();
@@ -127,7 +127,9 @@ impl Upstream {
             waits: settings.waits,
             speak: config.speak,
         };
-        Ok(Self { shared: shared.into(), exchange }.into())
+        let shared = Arc::new(shared);
+        shared.metrics.show(&shared);
+        Ok(Self { shared, exchange }.into())
     }
 
     /// Drives all groups until it is dropped.

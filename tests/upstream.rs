@@ -13,7 +13,8 @@ use outpost::exchange::{Exchange, Member};
 use outpost::group::GroupKey;
 use outpost::session::Want;
 use outpost::upstream::{Keeping, Metrics, Settings, Upstream, Waits};
-use outpost::xds::{Name, TypeUrl, Variant};
+use outpost::xds::{Name, Timing, TypeUrl, Variant};
+use prometheus_client::registry::Registry;
 use std::sync::Arc;
 use std::time::Duration;
 use upstream::server::{Play, Response, Server, Setup};
@@ -25,6 +26,7 @@ struct Relay {
     store: Arc<Store>,
     exchange: Arc<Exchange>,
     upstream: Arc<Upstream>,
+    registry: Registry,
     tasks: tokio::task::JoinSet<()>,
 }
 
@@ -64,11 +66,13 @@ impl Relay {
     fn start(config: &Config, settings: Settings) -> Self {
         let (store, clock) = (Store::new(), Clock::system());
         let exchange = Exchange::new(store.clone(), settings.timing.clone(), clock.clone());
-        let upstream = Upstream::new(config, settings, exchange.clone(), clock, Metrics::default()).unwrap();
+        let mut registry = Registry::with_prefix("outpost");
+        let metrics = Metrics::register(&mut registry);
+        let upstream = Upstream::new(config, settings, exchange.clone(), clock, metrics).unwrap();
         let mut tasks = tokio::task::JoinSet::new();
         tasks.spawn(exchange.clone().run());
         tasks.spawn(upstream.clone().run());
-        Self { store, exchange, upstream, tasks }
+        Self { store, exchange, upstream, registry, tasks }
     }
 
     fn join(&self, group: &str) -> Member {
@@ -149,6 +153,37 @@ async fn delta_is_spoken_and_every_response_is_acknowledged_after_it_is_held() {
     assert!(relay.upstream.is_connected());
     assert_eq!((report[0].streams, report[0].connections.len()), (1, 1));
     assert!(report[0].bytes_received > 0 && report[0].last_message.is_some());
+    assert_eq!(report[0].variant, Some(Variant::Delta));
+
+    let mut text = String::new();
+    prometheus_client::encoding::text::encode(&mut text, &relay.registry).unwrap();
+    for line in [
+        "outpost_upstream_streams{variant=\"delta\"} 1\n".to_owned(),
+        "outpost_upstream_responses_total{type=\"eds\",result=\"accepted\"} 1\n".to_owned(),
+        "outpost_upstream_requests_total{type=\"cds\",kind=\"ack\"} 1\n".to_owned(),
+        format!("outpost_upstream_connections{{upstream=\"127.0.0.1:{}\"}} 1", server.port),
+        "outpost_upstream_opens_waiting 0\n".to_owned(),
+    ] {
+        assert!(text.contains(&line), "{line} is not in {text}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_group_that_nobody_needs_ends_its_stream_and_opens_another_when_somebody_does() {
+    let mut server = Server::start(Setup::default()).await;
+    let timing = Timing { group_idle: 50 * MS, ..Timing::default() };
+    let relay = Relay::start(&config(&[&server]), Settings { timing, ..settings() });
+    let member = relay.join("n1");
+    relay.want(&member, "cds", true, &[]);
+    let mut play = server.stream().await;
+    play.asked().await;
+    play.send(Response::new("cds").resource("a", "1").nonce("1"));
+    play.asked().await;
+    drop(member);
+    play.ended().await;
+    let member = relay.join("n1");
+    relay.want(&member, "cds", true, &[]);
+    assert_eq!(server.stream().await.asked().await, "cds {a:1} node=n1");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -95,7 +95,7 @@ fn address(now: Moment, endpoint: &EndpointReport) -> Address {
         active: endpoint.active,
         connections: endpoint.connections.len(),
         streams: endpoint.streams,
-        variant: Some(variant(endpoint.variant).to_owned()),
+        variant: endpoint.variant.map(|spoken| variant(spoken).to_owned()),
         seconds: since.map(|since| now.since(since).into()),
         last_error: endpoint.last_error.as_ref().map(|(_, text)| text.to_string()),
         last_message_seconds: endpoint.last_message.map(|at| now.since(at).into()),

@@ -4,7 +4,7 @@
 //! with their lengths before them (64 bits, little-endian), of which the first
 //! is the kind: no two lists of parts and no two kinds hash alike.
 
-use super::intern::Home;
+use super::intern::{Home, Interned};
 use crate::xds::{Name, Status, TypeUrl};
 use bytes::Bytes;
 use std::fmt;
@@ -26,6 +26,16 @@ pub struct Blob {
 impl Drop for Blob {
     fn drop(&mut self) {
         self.home.leave(self);
+    }
+}
+
+impl Interned for Blob {
+    fn same(&self, other: &Self) -> bool {
+        self.id == other.id
+    }
+
+    fn home(&self) -> Option<&Home<Self>> {
+        Some(&self.home)
     }
 }
 
@@ -99,6 +109,16 @@ pub struct Entry {
     home: Home<Entry>,
 }
 
+impl Interned for Entry {
+    fn same(&self, other: &Self) -> bool {
+        self.id == other.id
+    }
+
+    fn home(&self) -> Option<&Home<Self>> {
+        Some(&self.home)
+    }
+}
+
 impl Drop for Entry {
     fn drop(&mut self) {
         self.home.leave(self);
@@ -161,17 +181,11 @@ impl Draft {
 }
 
 impl Entry {
-    pub(super) fn new(draft: &Draft, key_of: fn(&str) -> u64, home: Home<Entry>) -> Self {
+    pub(super) fn new(draft: Draft, key: u64, home: Home<Entry>) -> Self {
         let Draft { name, body, attributes } = draft;
-        Self {
-            id: EntryId::of(name, body, attributes),
-            key: key_of(name),
-            name: name.clone(),
-            body: body.clone(),
-            attributes: (*attributes != NO_ATTRIBUTES).then(|| Box::new(attributes.clone().owned())),
-            noted: AtomicU32::new(0),
-            home,
-        }
+        let id = EntryId::of(&name, &body, &attributes);
+        let attributes = (attributes != NO_ATTRIBUTES).then(|| Box::new(attributes.owned()));
+        Self { name, body, attributes, id, key, noted: AtomicU32::new(0), home }
     }
 
     /// Its place in every trie.
@@ -216,33 +230,33 @@ pub struct EntryId([u8; 32]);
 
 impl EntryId {
     fn of(name: &Name, body: &Body, attributes: &Attributes) -> Self {
-        let mut hasher = blake3::Hasher::new();
-        hash_part(&mut hasher, b"entry");
-        hash_part(&mut hasher, name.as_bytes());
+        let mut hasher = Parts::default();
+        hasher.part(b"entry");
+        hasher.part(name.as_bytes());
         match body {
             Body::Resource(blob) => {
-                hash_part(&mut hasher, b"resource");
-                hash_part(&mut hasher, blob.id());
+                hasher.part(b"resource");
+                hasher.part(blob.id());
             }
-            Body::Empty => hash_part(&mut hasher, b"empty"),
-            Body::Absent => hash_part(&mut hasher, b"absent"),
-            Body::Expired => hash_part(&mut hasher, b"expired"),
+            Body::Empty => hasher.part(b"empty"),
+            Body::Absent => hasher.part(b"absent"),
+            Body::Expired => hasher.part(b"expired"),
             Body::Error(status) => {
-                hash_part(&mut hasher, b"error");
-                hash_part(&mut hasher, &status.code.to_le_bytes());
-                hash_part(&mut hasher, status.message.as_bytes());
+                hasher.part(b"error");
+                hasher.part(&status.code.to_le_bytes());
+                hasher.part(status.message.as_bytes());
             }
         }
-        hash_part(&mut hasher, &(attributes.aliases.len() as u64).to_le_bytes());
+        hasher.part(&(attributes.aliases.len() as u64).to_le_bytes());
         for alias in &attributes.aliases {
-            hash_part(&mut hasher, alias.as_bytes());
+            hasher.part(alias.as_bytes());
         }
         let ttl = attributes.ttl.map_or(u128::MAX, |ttl| ttl.as_nanos());
-        hash_part(&mut hasher, &ttl.to_le_bytes());
-        hash_part(&mut hasher, &[u8::from(attributes.do_not_cache), u8::from(attributes.constraints.is_some())]);
-        hash_part(&mut hasher, attributes.constraints.as_deref().unwrap_or_default());
-        hash_part(&mut hasher, &attributes.extra);
-        Self(*hasher.finalize().as_bytes())
+        hasher.part(&ttl.to_le_bytes());
+        hasher.part(&[u8::from(attributes.do_not_cache), u8::from(attributes.constraints.is_some())]);
+        hasher.part(attributes.constraints.as_deref().unwrap_or_default());
+        hasher.part(&attributes.extra);
+        Self(*blake3::hash(&hasher.0).as_bytes())
     }
 
     pub fn as_bytes(&self) -> &[u8; 32] {
@@ -300,6 +314,20 @@ fn hex(digit: u8) -> Option<u8> {
 impl fmt::Debug for EntryId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.version())
+    }
+}
+
+/// Many small parts are hashed faster in one piece.
+#[derive(Default)]
+struct Parts(Vec<u8>);
+
+impl Parts {
+    fn part(&mut self, part: &[u8]) {
+        if self.0.capacity() == 0 {
+            self.0.reserve(512);
+        }
+        self.0.extend_from_slice(&(part.len() as u64).to_le_bytes());
+        self.0.extend_from_slice(part);
     }
 }
 

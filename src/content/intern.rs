@@ -25,6 +25,16 @@ struct Shard<T> {
     slots: Mutex<HashTable<Slot<T>>>,
 }
 
+/// What can be held in a table. Its drop calls [`Home::leave`].
+pub(super) trait Interned {
+    /// Equal content.
+    fn same(&self, other: &Self) -> bool;
+    /// `None` for one that no table holds.
+    fn home(&self) -> Option<&Home<Self>>
+    where
+        Self: Sized;
+}
+
 /// The objects of one kind.
 #[derive(Debug)]
 pub(super) struct Table<T> {
@@ -75,47 +85,43 @@ impl<T> Default for Table<T> {
     }
 }
 
-impl<T> Table<T> {
-    /// The live object of this content, or the one that `make` makes. `hash`
-    /// and `same` say what the content is.
-    pub(super) fn intern(&self, hash: u64, same: impl Fn(&T) -> bool, make: impl FnOnce(Home<T>) -> T) -> Arc<T> {
+impl<T: Interned> Table<T> {
+    /// The live object that `is` what `draft` says, or the one that `make`
+    /// makes of it. `hash` is of all that makes them equal.
+    pub(super) fn intern<D>(
+        &self,
+        hash: u64,
+        draft: D,
+        is: impl Fn(&T, &D) -> bool,
+        make: impl FnOnce(D, Home<T>) -> T,
+    ) -> Arc<T> {
         // Bits that the table itself uses neither as bucket nor as tag.
         let shard = &self.shards[(hash >> 40) as usize % SHARDS];
         let candidates = Candidates::of(&shard.lock(), hash);
-        if let Some(found) = candidates.find(&same) {
+        if let Some(found) = candidates.find(|object| is(object, &draft)) {
             return found;
         }
-        let made = Arc::new(make(Home { shard: shard.clone(), hash }));
+        let made = Arc::new(make(draft, Home { shard: shard.clone(), hash }));
         let mut slots = shard.lock();
         let raced = Candidates::of(&slots, hash);
         if raced.first.is_none() {
             slots.insert_unique(hash, Slot { hash, object: Arc::downgrade(&made) }, |slot| slot.hash);
             return made;
         }
-        Self::settle(slots, hash, made, raced, same)
+        Self::settle(slots, made, raced)
     }
 
     /// Another thread made something of this hash meanwhile: take it if it is
     /// the same. What is not kept is dropped after the lock.
-    fn settle(
-        mut slots: MutexGuard<'_, HashTable<Slot<T>>>,
-        hash: u64,
-        made: Arc<T>,
-        raced: Candidates<T>,
-        same: impl Fn(&T) -> bool,
-    ) -> Arc<T> {
+    fn settle(mut slots: MutexGuard<'_, HashTable<Slot<T>>>, made: Arc<T>, raced: Candidates<T>) -> Arc<T> {
         let raced: Vec<_> = raced.first.into_iter().chain(raced.rest).collect();
-        match raced.iter().find(|object| same(object)).cloned() {
-            Some(theirs) => {
-                drop(slots);
-                theirs
-            }
-            None => {
-                slots.insert_unique(hash, Slot { hash, object: Arc::downgrade(&made) }, |slot| slot.hash);
-                drop(slots);
-                made
-            }
+        let theirs = raced.iter().find(|object| object.same(&made)).cloned();
+        if theirs.is_none() {
+            let hash = made.home().map_or(0, |home| home.hash);
+            slots.insert_unique(hash, Slot { hash, object: Arc::downgrade(&made) }, |slot| slot.hash);
         }
+        drop(slots);
+        theirs.unwrap_or(made)
     }
 
     /// Objects that are alive or just leaving.
@@ -150,8 +156,18 @@ mod tests {
         }
     }
 
+    impl Interned for Word {
+        fn same(&self, other: &Self) -> bool {
+            self.0 == other.0
+        }
+
+        fn home(&self) -> Option<&Home<Self>> {
+            Some(&self.1)
+        }
+    }
+
     fn word(table: &Table<Word>, hash: u64, text: &'static str) -> Arc<Word> {
-        table.intern(hash, |word| word.0 == text, |home| Word(text, home))
+        table.intern(hash, text, |word, text| word.0 == *text, Word)
     }
 
     #[test]

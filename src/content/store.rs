@@ -14,12 +14,13 @@ use super::frame::{Encoding, Frames, Parts};
 use super::history::History;
 use super::intern::Table;
 use super::memo::Memo;
-use super::names::NameSet;
+use super::names::{Member, NameSet};
 use super::recall::{Counters, Kept};
 use super::tree::{Edit, Tree};
 use super::trie::edit::{Place, Target};
 use super::trie::{self, Nodes};
 use crate::xds::{Name, TypeUrl};
+use std::collections::HashSet;
 use std::hash::{BuildHasher, Hash};
 use std::sync::Arc;
 
@@ -32,6 +33,7 @@ pub struct Store {
     blobs: Table<Blob>,
     entries: Table<Entry>,
     sets: Table<NameSet>,
+    members: Table<Member>,
     nodes: Nodes,
     history: History,
     pub(super) memo: Memo<Kept>,
@@ -49,6 +51,8 @@ pub struct Stats {
     pub entries: usize,
     pub nodes: usize,
     pub name_sets: usize,
+    /// Names in these sets, each counted once.
+    pub names: usize,
     /// Ids in the history.
     pub remembered: usize,
     /// Bytes of memoised diffs, cuts and frames.
@@ -77,6 +81,7 @@ impl Store {
             blobs: Table::default(),
             entries: Table::default(),
             sets: Table::default(),
+            members: Table::default(),
             nodes: Nodes::default(),
             history: History::default(),
             memo: Memo::new(memo_budget),
@@ -94,18 +99,18 @@ impl Store {
     /// it is new.
     pub fn blob(&self, type_url: &TypeUrl, value: &[u8]) -> Arc<Blob> {
         let hash = self.hash((type_url, value));
-        let same = |blob: &Blob| **blob.value() == *value && blob.type_url() == type_url;
-        self.blobs.intern(hash, same, |home| Blob::new(type_url.clone(), value, home))
+        let is = |blob: &Blob, value: &&[u8]| **blob.value() == **value && blob.type_url() == type_url;
+        self.blobs.intern(hash, value, is, |value, home| Blob::new(type_url.clone(), value, home))
     }
 
     /// The entry of this content. From here on its id is part of the history.
     pub fn entry(&self, name: Name, body: Body, attributes: Attributes) -> Arc<Entry> {
         let draft = Draft { name, body, attributes };
-        let entry = self.entries.intern(
-            self.hash(&draft),
-            |entry| draft.is(entry),
-            |home| Entry::new(&draft, self.key_of, home),
-        );
+        let make = |draft: Draft, home| {
+            let key = (self.key_of)(&draft.name);
+            Entry::new(draft, key, home)
+        };
+        let entry = self.entries.intern(self.hash(&draft), draft, |entry, draft| draft.is(entry), make);
         self.history.note(&entry);
         entry
     }
@@ -122,24 +127,42 @@ impl Store {
             names.sort_unstable();
             names.dedup();
         }
-        let same = |set: &NameSet| set.as_slice() == names;
-        self.sets.intern(self.hash(&names), same, |home| NameSet::new(&names, home))
+        let is = |set: &NameSet, names: &Vec<Name>| set.iter().eq(names);
+        self.sets.intern(self.hash(&names), names, is, |names, home| {
+            NameSet::new(names.into_iter().map(|name| self.member(name)).collect(), home)
+        })
+    }
+
+    fn member(&self, name: Name) -> Arc<Member> {
+        let is = |member: &Member, name: &Name| member.name() == name;
+        self.members.intern(self.hash(&name), name, is, |name, home| {
+            let key = (self.key_of)(&name);
+            Member::new(name, key, home)
+        })
     }
 
     /// `set` and `added`; `set` itself where they are in it.
-    pub fn names_with(&self, set: &Arc<NameSet>, added: &[Name]) -> Arc<NameSet> {
-        if added.iter().all(|name| set.contains(name)) {
+    pub fn names_with<'a, I>(&self, set: &Arc<NameSet>, added: I) -> Arc<NameSet>
+    where
+        I: IntoIterator<Item = &'a Name, IntoIter: Clone>,
+    {
+        let added = added.into_iter();
+        if added.clone().all(|name| set.contains(name)) {
             return set.clone();
         }
-        self.names(set.iter().chain(added).cloned().collect())
+        self.names(set.iter().cloned().chain(added.cloned()).collect())
     }
 
     /// `set` but for `removed`; `set` itself where none of them is in it.
-    pub fn names_without(&self, set: &Arc<NameSet>, removed: &[Name]) -> Arc<NameSet> {
-        if !removed.iter().any(|name| set.contains(name)) {
+    pub fn names_without<'a, I>(&self, set: &Arc<NameSet>, removed: I) -> Arc<NameSet>
+    where
+        I: IntoIterator<Item = &'a Name, IntoIter: Clone>,
+    {
+        let removed = removed.into_iter();
+        if !removed.clone().any(|name| set.contains(name)) {
             return set.clone();
         }
-        let removed = self.names(removed.to_vec());
+        let removed: HashSet<&Name> = removed.collect();
         self.names(set.iter().filter(|name| !removed.contains(name)).cloned().collect())
     }
 
@@ -186,6 +209,7 @@ impl Store {
             entries: self.entries.len(),
             nodes: self.nodes.len(),
             name_sets: self.sets.len(),
+            names: self.members.len(),
             remembered: self.history.len(),
             memo_bytes: self.memo.bytes(),
             ..Stats::default()

@@ -49,8 +49,8 @@ fn stores() -> [Store; 2] {
 fn assert_empty(store: &Store) {
     store.sweep();
     store.sweep();
-    let Stats { blobs, entries, nodes, name_sets, memo_bytes, .. } = store.stats();
-    assert_eq!((blobs, entries, nodes, name_sets, memo_bytes), (0, 0, 0, 0, 0));
+    let Stats { blobs, entries, nodes, name_sets, names, memo_bytes, .. } = store.stats();
+    assert_eq!((blobs, entries, nodes, name_sets, names, memo_bytes), (0, 0, 0, 0, 0, 0));
 }
 
 fn edits() -> impl Strategy<Value = Vec<(String, Option<String>)>> {
@@ -281,6 +281,10 @@ fn sets_of_names_are_shared() {
     assert!(Arc::ptr_eq(&set, &store.names_with(&set, &["a".into()])));
     assert!(Arc::ptr_eq(&set, &store.names_without(&more, &["c".into(), "x".into()])));
     assert!(Arc::ptr_eq(&set, &store.names_without(&set, &["x".into()])));
+    let tree = store.edit(&Tree::default(), [Edit::Put(resource(&store, "b", "x"))]);
+    let found: Vec<_> = more.look_up(&tree).filter_map(|(name, entry)| Some((&**name, entry?.name().len()))).collect();
+    assert_eq!(found, [("b", 1)]);
+    drop(tree);
     drop((set, more));
     assert_empty(&store);
 }

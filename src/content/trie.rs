@@ -19,7 +19,7 @@ pub(super) mod diff;
 pub(super) mod edit;
 
 use super::entry::{Entry, hash_part};
-use super::intern::{Home, Table};
+use super::intern::{Home, Interned, Table};
 use std::hash::{BuildHasher, Hasher};
 use std::sync::{Arc, OnceLock};
 
@@ -48,7 +48,6 @@ fn run<T>(sorted: &[T], nibble_of: impl Fn(&T) -> u32, way: u32) -> usize {
 #[derive(Debug)]
 pub(super) struct Node {
     content: Content,
-    entries: usize,
     id: OnceLock<[u8; 32]>,
     home: Home<Node>,
 }
@@ -56,8 +55,28 @@ pub(super) struct Node {
 #[derive(Debug)]
 enum Content {
     Leaf(Box<[Arc<Entry>]>),
-    /// Which ways there are, and what is there, in ascending order.
-    Branch(u16, Box<[Arc<Node>]>),
+    Branch(Branch),
+}
+
+#[derive(Debug)]
+struct Branch {
+    /// Which ways there are.
+    ways: u16,
+    /// How many are below.
+    entries: u32,
+    /// What is there, in ascending order.
+    children: Box<[Arc<Node>]>,
+}
+
+impl Branch {
+    fn same(&self, ways: u16, children: &[Arc<Node>]) -> bool {
+        self.ways == ways && same(&self.children, children)
+    }
+
+    fn child(&self, way: u32) -> Option<&Arc<Node>> {
+        let below = self.ways & ((1 << way) - 1);
+        (self.ways >> way & 1 == 1).then(|| self.children.get(below.count_ones() as usize)).flatten()
+    }
 }
 
 impl Drop for Node {
@@ -66,9 +85,26 @@ impl Drop for Node {
     }
 }
 
+impl Interned for Node {
+    fn same(&self, other: &Self) -> bool {
+        match (&self.content, &other.content) {
+            (Content::Leaf(one), Content::Leaf(other)) => same(one, other),
+            (Content::Branch(one), Content::Branch(other)) => one.same(other.ways, &other.children),
+            _ => false,
+        }
+    }
+
+    fn home(&self) -> Option<&Home<Self>> {
+        Some(&self.home)
+    }
+}
+
 impl Node {
     pub(super) fn len(&self) -> usize {
-        self.entries
+        match &self.content {
+            Content::Leaf(entries) => entries.len(),
+            Content::Branch(branch) => branch.entries as usize,
+        }
     }
 
     /// The hash of the node's kind, with branching and bucket size, and of the
@@ -76,11 +112,11 @@ impl Node {
     pub(super) fn id(&self) -> &[u8; 32] {
         self.id.get_or_init(|| match &self.content {
             Content::Leaf(entries) => leaf_id(entries),
-            Content::Branch(ways, children) => {
+            Content::Branch(branch) => {
                 let mut hasher = blake3::Hasher::new();
                 hash_part(&mut hasher, b"branch 16/16");
-                hasher.update(&ways.to_le_bytes());
-                for child in children {
+                hasher.update(&branch.ways.to_le_bytes());
+                for child in &branch.children {
                     hasher.update(child.id());
                 }
                 *hasher.finalize().as_bytes()
@@ -95,8 +131,8 @@ impl Node {
                 Content::Leaf(entries) => {
                     return entries.iter().find(|entry| entry.key() == key && &**entry.name() == name);
                 }
-                Content::Branch(ways, children) => {
-                    node = child(*ways, children, nibble(key, depth))?;
+                Content::Branch(branch) => {
+                    node = branch.child(nibble(key, depth))?;
                     depth += 1;
                 }
             }
@@ -116,11 +152,6 @@ fn leaf_id(entries: &[Arc<Entry>]) -> [u8; 32] {
 /// The id of a tree without entries: a leaf without any.
 pub(super) fn empty_id() -> [u8; 32] {
     leaf_id(&[])
-}
-
-fn child(ways: u16, children: &[Arc<Node>], way: u32) -> Option<&Arc<Node>> {
-    let below = ways & ((1 << way) - 1);
-    (ways >> way & 1 == 1).then(|| children.get(below.count_ones() as usize)).flatten()
 }
 
 /// Every entry, by (key, name).
@@ -143,7 +174,7 @@ impl<'a> Iter<'a> {
     fn enter(&mut self, node: &'a Node) {
         match &node.content {
             Content::Leaf(entries) => self.leaf = entries.iter(),
-            Content::Branch(_, children) => self.branches.push(children.iter()),
+            Content::Branch(branch) => self.branches.push(branch.children.iter()),
         }
     }
 }
@@ -187,11 +218,9 @@ impl Nodes {
 
     /// The leaf of `entries`, which are sorted.
     fn leaf(&self, entries: &[Arc<Entry>]) -> Arc<Node> {
-        let hash = self.hash(WAYS, entries);
-        let same = |node: &Node| matches!(&node.content, Content::Leaf(held) if same(held, entries));
-        self.table.intern(hash, same, |home| Node {
+        let is = |node: &Node, entries: &&[_]| matches!(&node.content, Content::Leaf(held) if same(held, entries));
+        self.table.intern(self.hash(WAYS, entries), entries, is, |entries, home| Node {
             content: Content::Leaf(entries.into()),
-            entries: entries.len(),
             id: OnceLock::new(),
             home,
         })
@@ -199,12 +228,15 @@ impl Nodes {
 
     fn branch(&self, ways: u16, children: Vec<Arc<Node>>) -> Arc<Node> {
         let hash = self.hash(u32::from(ways) << 8, &children);
-        let alike = |node: &Node| matches!(&node.content, Content::Branch(held, nodes) if *held == ways && same(nodes, &children));
-        self.table.intern(hash, alike, |home| Node {
-            entries: children.iter().map(|child| child.len()).sum(),
-            content: Content::Branch(ways, children.iter().cloned().collect()),
-            id: OnceLock::new(),
-            home,
+        let is = |node: &Node, children: &Vec<_>| match &node.content {
+            Content::Branch(branch) => branch.same(ways, children),
+            Content::Leaf(_) => false,
+        };
+        self.table.intern(hash, children, is, |children, home| {
+            let entries: usize = children.iter().map(|child| child.len()).sum();
+            let entries = u32::try_from(entries).unwrap_or(u32::MAX);
+            let branch = Branch { ways, entries, children: children.into() };
+            Node { content: Content::Branch(branch), id: OnceLock::new(), home }
         })
     }
 

@@ -126,12 +126,12 @@ impl GroupType {
             draft.ignored += 1;
             return;
         };
-        if !self.accepts(&name, &aliases) {
+        let held = self.tree.get(&name).cloned();
+        if held.is_none() && !self.accepts(&name, &aliases) {
             draft.ignored += 1;
             return;
         }
         self.answer_all(&name, &aliases);
-        let held = self.tree.get(&name).cloned();
         if payload.is_none() && ttl.is_some() {
             match held.as_ref().map(|entry| entry.body()) {
                 Some(Body::Resource(_)) => {
@@ -181,12 +181,10 @@ impl GroupType {
         Body::Resource(scene.store.blob(&TypeUrl::new(&payload.type_url), &payload.value))
     }
 
-    /// A subscription covers it, or it is held. On-demand workloads come under
-    /// names that nobody asked for (C-196).
+    /// Does a subscription cover what is not held yet? On-demand workloads come
+    /// under names that nobody asked for (C-196).
     fn accepts(&self, name: &Name, aliases: &[Name]) -> bool {
-        self.covers(name, aliases)
-            || self.tree.get(name).is_some()
-            || self.url.kind() == Kind::Workload && !self.interest.is_empty()
+        self.covers(name, aliases) || self.url.kind() == Kind::Workload && !self.interest.is_empty()
     }
 
     /// The upstream has spoken about all of these.

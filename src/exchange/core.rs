@@ -60,7 +60,7 @@ pub(super) enum Line {
 pub struct GroupState {
     store: Arc<Store>,
     timing: Arc<Timing>,
-    pub(super) types: BTreeMap<TypeUrl, GroupType>,
+    pub(super) types: BTreeMap<TypeUrl, Box<GroupType>>,
     refs: Refs,
     pub(super) line: Line,
     rtt: Duration,
@@ -153,8 +153,13 @@ impl GroupState {
         self.end_stream(now, Line::Down { since, reason, ours: false });
     }
 
-    /// We ended the stream: nobody needs it.
+    /// We ended the stream: nobody needs it. A group without members keeps its
+    /// content and forgets all else.
     pub fn stream_closed(&mut self, now: Moment) {
+        let types: Vec<_> = self.types.keys().cloned().collect();
+        for type_url in types {
+            self.quiet_step(now, &type_url, |kind, scene| kind.rest(scene));
+        }
         let reason = "the upstream stream was closed because nobody needed it".into();
         self.end_stream(now, Line::Down { since: now, reason, ours: true });
     }
@@ -174,6 +179,15 @@ impl GroupState {
         if let Some(kind) = self.types.get_mut(type_url) {
             kind.pulse.asked(now);
         }
+    }
+
+    /// The upstream was silent about an ask of the type for so long that there
+    /// is nothing to say: what is held is what it says.
+    pub fn confirmed_by_silence(&mut self, now: Moment, type_url: &TypeUrl) {
+        if let Some(kind) = self.types.get_mut(type_url) {
+            kind.pulse.answered(now);
+        }
+        self.publish(now);
     }
 
     /// The upstream's connection gave a sign of life.
@@ -320,7 +334,7 @@ impl GroupState {
             Line::Down { since, reason, .. } => Reach::Silent { since: *since, reason: reason.clone() },
             Line::Up { address, .. } => {
                 let overdue = |kind: &GroupType| Some((kind.pulse.overdue(now, &self.timing)?, kind.url.short()));
-                match self.types.values().filter_map(overdue).min() {
+                match self.types.values().filter_map(|kind| overdue(kind)).min() {
                     None => Reach::Answering,
                     Some((since, short)) => {
                         let waited = self.timing.unanswered.as_secs_f64();
@@ -365,8 +379,8 @@ impl GroupState {
     }
 }
 
-fn new_type(type_url: &TypeUrl, open: bool, now: Moment) -> GroupType {
-    let mut kind = GroupType::new(type_url.clone());
+fn new_type(type_url: &TypeUrl, open: bool, now: Moment) -> Box<GroupType> {
+    let mut kind = Box::new(GroupType::new(type_url.clone()));
     if open {
         kind.pulse.opened(now);
     }

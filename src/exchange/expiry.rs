@@ -4,8 +4,12 @@ use crate::xds::{Moment, Name};
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
 
+/// Mostly nothing has a TTL, and then it takes no room.
 #[derive(Debug, Default)]
-pub(super) struct Expiry {
+pub(super) struct Expiry(Option<Box<Ends>>);
+
+#[derive(Debug, Default)]
+struct Ends {
     until: HashMap<Name, Moment>,
     /// One item a name; its moment may have been put off since.
     queue: BinaryHeap<Reverse<(Moment, Name)>>,
@@ -14,33 +18,38 @@ pub(super) struct Expiry {
 impl Expiry {
     /// The TTL of `name` runs until then.
     pub(super) fn set(&mut self, name: &Name, until: Moment) {
-        let before = self.until.insert(name.clone(), until);
+        let ends = self.0.get_or_insert_default();
+        let before = ends.until.insert(name.clone(), until);
         // A later moment is found when the earlier one is popped.
         if before.is_none_or(|before| until < before) {
-            self.queue.push(Reverse((until, name.clone())));
+            ends.queue.push(Reverse((until, name.clone())));
         }
     }
 
     pub(super) fn clear(&mut self, name: &str) {
-        if !self.until.is_empty() {
-            self.until.remove(name);
+        if let Some(ends) = &mut self.0 {
+            ends.until.remove(name);
+            if ends.until.is_empty() {
+                self.0 = None;
+            }
         }
     }
 
     pub(super) fn of(&self, name: &str) -> Option<Moment> {
-        self.until.get(name).copied()
+        self.0.as_ref()?.until.get(name).copied()
     }
 
     /// A name whose TTL has run out; it is forgotten here.
     pub(super) fn pop(&mut self, now: Moment) -> Option<Name> {
-        while self.queue.peek().is_some_and(|Reverse((at, _))| *at <= now) {
-            let Reverse((_, name)) = self.queue.pop()?;
-            match self.until.get(&name) {
+        let ends = self.0.as_mut()?;
+        while ends.queue.peek().is_some_and(|Reverse((at, _))| *at <= now) {
+            let Reverse((_, name)) = ends.queue.pop()?;
+            match ends.until.get(&name) {
                 Some(until) if *until <= now => {
-                    self.until.remove(&name);
+                    self.clear(&name);
                     return Some(name);
                 }
-                Some(until) => self.queue.push(Reverse((*until, name))),
+                Some(until) => ends.queue.push(Reverse((*until, name))),
                 None => {}
             }
         }
@@ -48,7 +57,7 @@ impl Expiry {
     }
 
     pub(super) fn deadline(&self) -> Option<Moment> {
-        self.queue.peek().map(|Reverse((at, _))| *at)
+        self.0.as_ref()?.queue.peek().map(|Reverse((at, _))| *at)
     }
 }
 

@@ -210,7 +210,7 @@ impl Interest {
     }
 
     /// How many names somebody wants.
-    pub(super) fn len(&self) -> usize {
+    pub(super) fn name_count(&self) -> usize {
         match &self.index {
             Some(index) => index.len(),
             None => self.only_set().map_or(0, |only| only.len()),
@@ -395,7 +395,7 @@ mod tests {
             let strings = |names: Vec<Name>| names.iter().map(|name| name.to_string()).collect::<BTreeSet<_>>();
             assert_eq!(strings(moved.gained), after.difference(&before).cloned().collect(), "step {step}");
             assert_eq!(strings(moved.lost), before.difference(&after).cloned().collect(), "step {step}");
-            assert_eq!((strings(interest.names()), interest.len()), (after.clone(), after.len()));
+            assert_eq!((strings(interest.names()), interest.name_count()), (after.clone(), after.len()));
             for at in 0..15 {
                 let name = format!("n{at}");
                 let mut wanted = wanting(&interest, &name);

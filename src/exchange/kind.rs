@@ -152,7 +152,7 @@ impl GroupType {
     /// Is anything of the type subscribed upstream?
     pub(super) fn is_asked(&self) -> bool {
         self.wildcard_subscribed()
-            || self.interest.len() > 0
+            || self.interest.name_count() > 0
             || !self.referred.is_empty()
             || self.leases.lingering() > 0
     }
@@ -270,15 +270,15 @@ impl GroupType {
     }
 
     fn make_union(&self, store: &Store) -> Arc<NameSet> {
-        let lingering: Vec<_> = self.leases.lingering_names().cloned().collect();
+        let lingering = self.leases.lingering_names();
         let (base, other) = match self.interest.only_set() {
             Some(only) => (only.clone(), &self.referred),
-            None if self.interest.len() == 0 => (self.referred.clone(), &self.referred),
+            None if self.interest.name_count() == 0 => (self.referred.clone(), &self.referred),
             None => (store.names(self.interest.names()), &self.referred),
         };
         // Mostly these are one set, and few linger.
-        let extra = if Arc::ptr_eq(&base, other) { &[][..] } else { other.as_slice() };
-        store.names_with(&store.names_with(&base, extra), &lingering)
+        let both = if Arc::ptr_eq(&base, other) { base } else { store.names_with(&base, other.iter()) };
+        store.names_with(&both, &lingering)
     }
 
     /// The names subscribed by themselves, in ascending order.
@@ -428,6 +428,25 @@ impl GroupType {
         };
         self.forget(name);
         gone
+    }
+
+    /// Nobody wants anything any more: what is present is held on, unconfirmed, to
+    /// be evicted as what a wildcard left is. Nothing else is kept, so that a
+    /// group without members costs its content, which others may share.
+    pub(super) fn rest(&mut self, scene: &Scene<'_>) -> Vec<Changed> {
+        if !self.interest.is_empty() || !self.referred.is_empty() {
+            return Vec::new();
+        }
+        let useless = self.tree.iter().filter(|entry| !entry.is_present());
+        let gone = |entry: &Arc<Entry>| Changed { name: entry.name().clone(), from: Some(entry.clone()), to: None };
+        let dropped: Vec<_> = useless.map(gone).collect();
+        self.install(scene, &dropped);
+        self.leases = Leases::default();
+        self.globs.clear();
+        self.wildcard = Some(Phase::Idle(self.after(scene, scene.timing.evict)));
+        self.subscription_changed();
+        self.notes.serve = true;
+        dropped
     }
 
     fn forget(&mut self, name: &Name) {

@@ -35,10 +35,13 @@ impl Phase {
     }
 }
 
-/// The names that linger or idle.
+/// The names that linger or idle. Mostly none does, and then it takes no room.
 #[derive(Debug, Default)]
-pub(super) struct Leases {
-    names: HashMap<Name, Phase>,
+pub(super) struct Leases(Option<Box<Names>>);
+
+#[derive(Debug, Default)]
+struct Names {
+    phases: HashMap<Name, Phase>,
     lingering: usize,
     /// Due first; an item whose name says otherwise is stale.
     linger_queue: VecDeque<(Duration, Name)>,
@@ -47,73 +50,69 @@ pub(super) struct Leases {
 
 impl Leases {
     pub(super) fn phase(&self, name: &str) -> Option<Phase> {
-        self.names.get(name).copied()
+        self.0.as_ref()?.phases.get(name).copied()
     }
 
     pub(super) fn is_lingering(&self, name: &str) -> bool {
-        self.lingering > 0 && self.phase(name).is_some_and(Phase::is_subscribed)
+        self.lingering() > 0 && self.phase(name).is_some_and(Phase::is_subscribed)
     }
 
     /// How many linger.
     pub(super) fn lingering(&self) -> usize {
-        self.lingering
+        self.0.as_ref().map_or(0, |names| names.lingering)
     }
 
     /// Those that linger, in no order.
-    pub(super) fn lingering_names(&self) -> impl Iterator<Item = &Name> {
-        self.names.iter().filter(|(_, phase)| phase.is_subscribed()).map(|(name, _)| name)
+    pub(super) fn lingering_names(&self) -> Vec<Name> {
+        let phases = self.0.iter().filter(|names| names.lingering > 0).flat_map(|names| &names.phases);
+        phases.filter(|(_, phase)| phase.is_subscribed()).map(|(name, _)| name.clone()).collect()
     }
 
     pub(super) fn linger(&mut self, name: &Name, until: Duration) {
-        self.set(name, Phase::Lingering(until));
-        self.linger_queue.push_back((until, name.clone()));
+        self.set(name, Phase::Lingering(until)).linger_queue.push_back((until, name.clone()));
     }
 
     /// Unsubscribed, its content held until `until`.
     pub(super) fn park(&mut self, name: &Name, until: Duration) {
-        self.set(name, Phase::Idle(until));
-        self.idle_queue.push_back((until, name.clone()));
+        self.set(name, Phase::Idle(until)).idle_queue.push_back((until, name.clone()));
     }
 
     /// It is wanted again, or is not held any more. Says what it was.
     pub(super) fn end(&mut self, name: &str) -> Option<Phase> {
-        if self.names.is_empty() {
-            return None;
-        }
-        let before = self.names.remove(name)?;
-        self.lingering -= usize::from(before.is_subscribed());
-        if self.names.is_empty() {
-            // Nothing is left of a crowd that went.
-            *self = Self::default();
+        let names = self.0.as_mut()?;
+        let before = names.phases.remove(name)?;
+        names.lingering -= usize::from(before.is_subscribed());
+        if names.phases.is_empty() {
+            self.0 = None;
         }
         Some(before)
     }
 
-    fn set(&mut self, name: &Name, phase: Phase) {
-        let before = self.names.insert(name.clone(), phase);
-        self.lingering += usize::from(phase.is_subscribed());
-        self.lingering -= usize::from(before.is_some_and(Phase::is_subscribed));
+    fn set(&mut self, name: &Name, phase: Phase) -> &mut Names {
+        let names = self.0.get_or_insert_default();
+        let before = names.phases.insert(name.clone(), phase);
+        names.lingering += usize::from(phase.is_subscribed());
+        names.lingering -= usize::from(before.is_some_and(Phase::is_subscribed));
+        names
     }
 
     /// A name whose linger is over; the caller parks or ends it.
     pub(super) fn lingered(&mut self, synced: Duration) -> Option<Name> {
-        let names = &self.names;
-        due(&mut self.linger_queue, synced, |name, until| names.get(name) == Some(&Phase::Lingering(until)))
+        let Names { phases, linger_queue, .. } = &mut **self.0.as_mut()?;
+        due(linger_queue, synced, |name, until| phases.get(name) == Some(&Phase::Lingering(until)))
     }
 
     /// A name whose content is to be evicted; the caller ends it.
     pub(super) fn expired(&mut self, synced: Duration) -> Option<Name> {
-        let names = &self.names;
-        due(&mut self.idle_queue, synced, |name, until| names.get(name) == Some(&Phase::Idle(until)))
+        let Names { phases, idle_queue, .. } = &mut **self.0.as_mut()?;
+        due(idle_queue, synced, |name, until| phases.get(name) == Some(&Phase::Idle(until)))
     }
 
     /// The span of synced upstream at which something is due.
     pub(super) fn next(&self) -> Option<Duration> {
+        let names = self.0.as_ref()?;
         let first = |queue: &VecDeque<(Duration, Name)>| queue.front().map(|(until, _)| *until);
-        match (first(&self.linger_queue), first(&self.idle_queue)) {
-            (Some(a), Some(b)) => Some(a.min(b)),
-            (one, other) => one.or(other),
-        }
+        [first(&names.linger_queue), first(&names.idle_queue)].into_iter().flatten().min()
     }
 }
 

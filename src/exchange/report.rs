@@ -126,7 +126,7 @@ impl GroupState {
             asked: kind.pulse.asked_since(),
             committed: kind.committed,
             wildcard: kind.wildcard_subscribed(),
-            names: kind.interest.len(),
+            names: kind.interest.name_count(),
             referred: kind.referred.len(),
             lingering: kind.leases.lingering(),
             awaited: kind.awaited.len(),

@@ -690,3 +690,24 @@ fn the_report_tells() {
     assert_eq!(bench.state.explain(&kind("eds"), &"B".into()).unwrap().holds, Holds::Nothing);
     assert_eq!(bench.state.explain(&kind("rds"), &"B".into()), None);
 }
+
+#[test]
+fn a_group_at_rest_keeps_its_content_and_nothing_else() {
+    let mut bench = Bench::wanting("cds", &["*", "Z"]);
+    bench.want(ONE, "eds", &["svc", "Z"]);
+    bench.apply(Update { resources: vec![cluster("a", "svc", 1)], answers_wildcard: true, ..update("cds", "") });
+    bench.apply(removing("cds", &["Z"]));
+    bench.apply(Update { removed: names(&["Z"]), ..with("eds", "", &["svc1"]) });
+    bench.state.leave(bench.now, ONE);
+    bench.lose();
+    bench.state.stream_closed(bench.now);
+    assert_eq!((bench.asks("cds"), bench.asks("eds")), ("".into(), "".into()));
+    assert_eq!(bench.shows("eds"), "svc1", "what is absent is not known for ever");
+    assert_eq!(bench.state.deadline(bench.now), None);
+    // Somebody comes, and is served while the stream opens.
+    bench.want(ONE, "eds", &["svc"]);
+    assert_eq!((bench.awaits("eds"), bench.asks("eds")), ("".into(), "svc".into()));
+    bench.open();
+    bench.seconds(3600);
+    assert_eq!((bench.shows("cds"), bench.shows("eds")), ("".into(), "svc1".into()));
+}

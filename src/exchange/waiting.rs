@@ -5,8 +5,12 @@ use crate::xds::{Moment, Name};
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
+/// Mostly none does, and then it takes no room.
 #[derive(Debug, Default)]
-pub(super) struct Waiting {
+pub(super) struct Waiting(Option<Box<Names>>);
+
+#[derive(Debug, Default)]
+struct Names {
     until: HashMap<Name, Moment>,
     order: BTreeSet<(Moment, Name)>,
     /// The names, as they were last seen.
@@ -17,54 +21,58 @@ pub(super) struct Waiting {
 impl Waiting {
     pub(super) fn insert(&mut self, name: &Name, until: Moment) {
         self.remove(name);
-        self.until.insert(name.clone(), until);
-        self.order.insert((until, name.clone()));
-        self.stale = true;
+        let names = self.0.get_or_insert_default();
+        names.until.insert(name.clone(), until);
+        names.order.insert((until, name.clone()));
+        names.stale = true;
     }
 
     pub(super) fn remove(&mut self, name: &str) -> bool {
-        if self.until.is_empty() {
-            return false;
+        let Some(names) = &mut self.0 else { return false };
+        let Some((name, until)) = names.until.remove_entry(name) else { return false };
+        names.order.remove(&(until, name));
+        names.stale = true;
+        if names.until.is_empty() {
+            self.0 = None;
         }
-        let Some((name, until)) = self.until.remove_entry(name) else { return false };
-        self.order.remove(&(until, name));
-        self.stale = true;
         true
     }
 
     pub(super) fn until(&self, name: &str) -> Option<Moment> {
-        if self.until.is_empty() { None } else { self.until.get(name).copied() }
+        self.0.as_ref()?.until.get(name).copied()
     }
 
     /// A name whose time is over; it waits no more.
     pub(super) fn pop(&mut self, now: Moment) -> Option<Name> {
-        let name = self.order.first().filter(|(until, _)| *until <= now).map(|(_, name)| name.clone())?;
+        let first = self.0.as_ref()?.order.first();
+        let name = first.filter(|(until, _)| *until <= now).map(|(_, name)| name.clone())?;
         self.remove(&name);
         Some(name)
     }
 
     pub(super) fn names(&self) -> Vec<Name> {
-        self.order.iter().map(|(_, name)| name.clone()).collect()
+        self.0.iter().flat_map(|names| names.order.iter().map(|(_, name)| name.clone())).collect()
     }
 
     pub(super) fn len(&self) -> usize {
-        self.until.len()
+        self.0.as_ref().map_or(0, |names| names.until.len())
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.until.is_empty()
+        self.0.is_none()
     }
 
     pub(super) fn deadline(&self) -> Option<Moment> {
-        self.order.first().map(|(until, _)| *until)
+        self.0.as_ref()?.order.first().map(|(until, _)| *until)
     }
 
     /// The names as a set.
     pub(super) fn set(&mut self, store: &Store) -> Arc<NameSet> {
-        if std::mem::take(&mut self.stale) {
-            self.set = if self.is_empty() { Arc::default() } else { store.names(self.until.keys().cloned().collect()) };
+        let Some(names) = &mut self.0 else { return Arc::default() };
+        if std::mem::take(&mut names.stale) {
+            names.set = store.names(names.until.keys().cloned().collect());
         }
-        self.set.clone()
+        names.set.clone()
     }
 }
 

@@ -100,6 +100,7 @@ pub struct ClientSession {
     unanswered: Duration,
     types: BTreeMap<TypeUrl, TypeState>,
     updates: VecDeque<Update>,
+    silences: VecDeque<TypeUrl>,
     last_heard: Option<Moment>,
 }
 
@@ -113,6 +114,7 @@ impl ClientSession {
             unanswered: timing.unanswered,
             types: BTreeMap::new(),
             updates: VecDeque::new(),
+            silences: VecDeque::new(),
             last_heard: None,
         }
     }
@@ -234,8 +236,13 @@ impl ClientSession {
 
     /// Call at [`deadline`](Self::deadline): silence may say that names are absent.
     pub fn tick(&mut self, now: Moment) {
-        if self.last_heard.is_some() {
-            self.updates.extend(self.types.values_mut().filter_map(|state| state.tick(now, self.absent)));
+        if self.last_heard.is_none() {
+            return;
+        }
+        for state in self.types.values_mut() {
+            let (silence, update) = state.tick(now, self.absent);
+            self.silences.extend(silence.then(|| state.type_url.clone()));
+            self.updates.extend(update);
         }
     }
 
@@ -251,6 +258,12 @@ impl ClientSession {
     /// The oldest update that is due.
     pub fn poll_update(&mut self) -> Option<Update> {
         self.updates.pop_front()
+    }
+
+    /// A type of which an ask was answered by silence: the versions that were
+    /// stated are current, or the names do not exist. It is as good as confirmed.
+    pub fn poll_silence(&mut self) -> Option<TypeUrl> {
+        self.silences.pop_front()
     }
 
     /// The next request to write now: answers before asks, and types in the

@@ -164,7 +164,8 @@ struct Shared {
     dialer: Arc<Dialer>,
     scheme: &'static str,
     authority: String,
-    round_trip: Duration,
+    /// Of the last ping, in microseconds.
+    round_trip: Arc<AtomicU64>,
     calls: AtomicUsize,
     state: watch::Receiver<State>,
     /// Dropped with the last handle, which lets the driver end.
@@ -229,9 +230,9 @@ impl Connection {
         self.shared.state.clone()
     }
 
-    /// Of the ping that began the connection.
+    /// Of the last ping that was answered.
     pub fn round_trip(&self) -> Duration {
-        self.shared.round_trip
+        Duration::from_micros(self.shared.round_trip.load(Ordering::Relaxed))
     }
 }
 

@@ -1,8 +1,9 @@
 //! Who may open a stream next.
 //!
 //! One token bucket for all groups, so that ten thousand of them do not fall
-//! on a control plane that has just come back; the most populated go first. It
-//! halves its rate when the control plane says that this is too fast.
+//! on a control plane that has just come back. Those without any stream go
+//! before those that replace one, and the most populated first. It halves its
+//! rate when the control plane says that this is too fast.
 
 use crate::clock::Clock;
 use crate::xds::Moment;
@@ -60,7 +61,8 @@ impl Bucket {
 }
 
 struct Waiting {
-    order: (usize, Reverse<u64>),
+    /// Has no stream; members; who came first.
+    order: (bool, usize, Reverse<u64>),
     permit: oneshot::Sender<()>,
 }
 
@@ -109,13 +111,13 @@ impl Admission {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Resolves when a group of `population` members may open its stream.
-    /// Dropped before: the place is free.
-    pub(super) fn enter(&self, population: usize) -> oneshot::Receiver<()> {
+    /// Resolves when a group of `population` members may open a stream; `bare`
+    /// where it has none. Dropped before: the place is free.
+    pub(super) fn enter(&self, bare: bool, population: usize) -> oneshot::Receiver<()> {
         let (permit, admitted) = oneshot::channel();
         let mut state = self.lock();
         state.sequence += 1;
-        let order = (population, Reverse(state.sequence));
+        let order = (bare, population, Reverse(state.sequence));
         state.waiting.push(Waiting { order, permit });
         drop(state);
         self.arrived.notify_one();
@@ -205,12 +207,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_most_populated_go_first() {
+    async fn the_bare_and_the_most_populated_go_first() {
         let clock = Clock::manual();
         let admission = Admission::new(1.0, clock.clone());
-        let (small, large) = (admission.enter(1), admission.enter(9));
-        let gone = admission.enter(99);
-        drop(gone);
+        let (moves, small, large) = (admission.enter(false, 99), admission.enter(true, 1), admission.enter(true, 9));
+        drop(admission.enter(true, 99));
         let mut run = pin!(admission.run(|| async {}));
         assert!(run.as_mut().now_or_never().is_none());
         assert!(large.now_or_never().is_some());
@@ -219,5 +220,8 @@ mod tests {
         clock.advance(Duration::from_millis(1001));
         assert!(run.as_mut().now_or_never().is_none());
         assert!(small.now_or_never().is_some());
+        clock.advance(Duration::from_millis(1001));
+        assert!(run.as_mut().now_or_never().is_none());
+        assert!(moves.now_or_never().is_some());
     }
 }

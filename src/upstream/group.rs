@@ -139,6 +139,9 @@ impl Driver {
                 }
             });
         }
+        while let Some(type_url) = live.as_mut().and_then(|live| live.session.poll_silence()) {
+            handle.confirmed_by_silence(&type_url);
+        }
         if let Some(next) = next {
             next.pump(now, |update| _ = handle.apply(update), |request, _| shared.metrics.asked(request));
         }
@@ -178,7 +181,7 @@ impl Driver {
         if !wanted {
             self.opening = None;
         } else if self.next.is_none() && self.opening.is_none() && now >= self.not_before {
-            self.opening = Some(self.shared.admission.enter(self.handle.members()));
+            self.opening = Some(self.shared.admission.enter(self.live.is_none(), self.handle.members()));
         }
     }
 
@@ -186,7 +189,10 @@ impl Driver {
         let Some(next) = self.next.take() else { return };
         tracing::debug!(group = %self.handle.key(), address = %next.site.address, "the new stream takes over");
         self.handle.stream_moved(next.site.address.clone());
-        self.handle.set_rtt(next.round_trip);
+        self.handle.set_rtt(next.round_trip());
+        next.session.report().filter(|report| report.unanswered.is_some()).for_each(|report| {
+            self.handle.asked(&report.type_url);
+        });
         if self.live.replace(next).is_some() {
             self.shared.metrics.migrations.inc();
         }
@@ -228,7 +234,7 @@ impl Driver {
             self.next = Some(stream);
         } else {
             self.handle.stream_opened(stream.site.address.clone());
-            self.handle.set_rtt(stream.round_trip);
+            self.handle.set_rtt(stream.round_trip());
             self.live = Some(stream);
         }
     }

@@ -79,6 +79,8 @@ struct SiteState {
     connected: Option<Moment>,
     /// The server lacks delta.
     sotw: bool,
+    /// What it answered last.
+    spoken: Option<Variant>,
     last_error: Option<(Moment, Arc<str>)>,
     /// Reasons, and when they were last logged.
     logged: Vec<(&'static str, Moment)>,
@@ -106,6 +108,7 @@ impl Site {
             not_before: Moment::START,
             connected: None,
             sotw: false,
+            spoken: None,
             last_error: None,
             logged: Vec::new(),
         };
@@ -139,6 +142,11 @@ impl Site {
         let before = state.sotw;
         state.sotw = variant == Variant::Delta;
         before != state.sotw
+    }
+
+    /// The server has answered a stream of this variant.
+    pub(super) fn speaks(&self, variant: Variant) {
+        self.lock().spoken = Some(variant);
     }
 
     pub(super) fn heard(&self, now: Moment) {
@@ -198,7 +206,7 @@ impl Site {
             active,
             connections: connections.collect(),
             streams: self.streams.load(Ordering::Relaxed),
-            variant: if state.sotw { Variant::Sotw } else { Variant::Delta },
+            variant: state.spoken,
             connected_since: state.connected,
             last_error: state.last_error.clone(),
             last_message: (heard > 0).then(|| Moment::from_start(Duration::from_millis(heard))),

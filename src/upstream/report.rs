@@ -14,8 +14,8 @@ pub struct EndpointReport {
     /// Those that take new streams.
     pub connections: Vec<ConnectionReport>,
     pub streams: usize,
-    /// What new streams speak, unless one is forced.
-    pub variant: Variant,
+    /// What it answered last, once it has answered.
+    pub variant: Option<Variant>,
     /// Since when at least one connection stands.
     pub connected_since: Option<Moment>,
     pub last_error: Option<(Moment, Arc<str>)>,

@@ -86,7 +86,7 @@ pub(super) struct Stream {
     pub(super) opened: Moment,
     /// A message came, whatever it was.
     pub(super) heard: bool,
-    pub(super) round_trip: Duration,
+    handle: Connection,
     /// Its connection takes no more streams.
     pub(super) leaving: bool,
     sender: Sender,
@@ -137,7 +137,7 @@ impl Stream {
             node: with.node,
             opened: now,
             heard: false,
-            round_trip: with.connection.round_trip(),
+            handle: with.connection.clone(),
             leaving: false,
             sender,
             receiver,
@@ -148,6 +148,10 @@ impl Stream {
             _place: place,
             _counted: with.metrics.stream_opened(with.variant),
         })
+    }
+
+    pub(super) fn round_trip(&self) -> Duration {
+        self.handle.round_trip()
     }
 
     /// The next thing that happens. Cancel-safe.
@@ -178,7 +182,10 @@ impl Stream {
     }
 
     pub(super) fn hear(&mut self, now: Moment, message: Bytes) -> Result<Heard, Loss> {
-        self.heard = true;
+        if !self.heard {
+            self.heard = true;
+            self.site.speaks(self.session.variant());
+        }
         self.site.heard(now);
         Ok(self.session.handle_response(now, message)?)
     }

@@ -9,7 +9,15 @@
 #[allow(dead_code, unreachable_pub, reason = "a library in all but name")]
 mod support;
 
+mod features;
+mod fleet;
+mod mesh;
+mod outage;
+mod proxyless;
+mod quirks;
 mod stand_in;
+mod subset;
+mod traffic;
 
 use std::fmt::Display;
 use std::future::Future;
@@ -41,6 +49,48 @@ real_tests! {
     1 stand_in_delta => stand_in::serves_envoy, Delta;
     1 stand_in_sotw => stand_in::serves_envoy, Sotw;
     1 stand_in_grpc => stand_in::serves_grpc;
+
+    1 protobuf_subset => subset::agrees;
+
+    1 endpoint_change_delta => traffic::endpoint_change, Delta;
+    1 endpoint_change_sotw => traffic::endpoint_change, Sotw;
+    1 route_change_delta => traffic::route_change, Delta;
+    1 route_change_sotw => traffic::route_change, Sotw;
+    1 cluster_removal_delta => traffic::cluster_removal, Delta;
+    1 cluster_removal_sotw => traffic::cluster_removal, Sotw;
+    1 rejected_cluster_delta => traffic::rejected_cluster, Delta;
+    1 rejected_cluster_sotw => traffic::rejected_cluster, Sotw;
+
+    1 outpost_killed_delta => outage::outpost_killed, Delta;
+    1 outpost_killed_sotw => outage::outpost_killed, Sotw;
+    1 upstream_killed_delta => outage::upstream_killed, Delta;
+    1 upstream_killed_sotw => outage::upstream_killed, Sotw;
+
+    1 secret_rotation_delta => features::secret_rotation, Delta;
+    1 secret_rotation_sotw => features::secret_rotation, Sotw;
+    1 extension_config_delta => features::extension_config, Delta;
+    1 extension_config_sotw => features::extension_config, Sotw;
+    1 runtime_layer_delta => features::runtime_layer, Delta;
+    1 runtime_layer_sotw => features::runtime_layer, Sotw;
+
+    1 e1_wedged_by_a_late_failure_delta => quirks::wedged_by_a_late_failure, Delta;
+    1 e1_wedged_by_a_late_failure_sotw => quirks::wedged_by_a_late_failure, Sotw;
+    1 e2_refused_as_a_whole_delta => quirks::refused_as_a_whole, Delta;
+    1 e2_refused_as_a_whole_sotw => quirks::refused_as_a_whole, Sotw;
+    1 e3_absent_assignment => quirks::absent_assignment;
+    1 e4_versions_restart_delta => quirks::versions_restart, Delta;
+    1 e4_versions_restart_sotw => quirks::versions_restart, Sotw;
+    1 e5_deleted_while_away_delta => quirks::deleted_while_away, Delta;
+    1 e5_deleted_while_away_sotw => quirks::deleted_while_away, Sotw;
+    1 e6_removal_races_unsubscription => quirks::removal_races_unsubscription;
+    1 e7_huge_first_request => quirks::huge_first_request;
+    1 v1_virtual_host_on_demand => features::virtual_host_on_demand;
+
+    1 grpc_follows => proxyless::follows;
+    1 g1_message_limit => proxyless::message_limit;
+    1 g4_deleted_listener => proxyless::deleted_listener;
+
+    2 fifty_envoys => fleet::fifty_envoys;
 }
 
 /// What a test is given.

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
+use tokio::net::TcpStream;
 
 /// Which protocol an Envoy speaks to its control plane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -147,7 +148,11 @@ impl Envoy {
             let known = page["listener_statuses"].as_array().into_iter().flatten();
             let ours = known.into_iter().find(|status| status["name"] == name);
             let port = ours.and_then(|status| status["local_address"]["socket_address"]["port_value"].as_u64());
-            port.and_then(|port| u16::try_from(port).ok()).filter(|port| *port != 0).ok_or_else(|| page.to_string())
+            let port = port.and_then(|port| u16::try_from(port).ok()).filter(|port| *port != 0);
+            let port = port.ok_or_else(|| page.to_string())?;
+            // It has the port before its workers accept.
+            TcpStream::connect(("127.0.0.1", port)).await.map_err(|e| format!("connect to {port}: {e}"))?;
+            Ok(port)
         })
         .await
     }
@@ -199,6 +204,11 @@ impl Stats {
     /// A statistic that does not exist yet counts as zero.
     pub fn number(&self, name: &str) -> u64 {
         self.0.get(name).and_then(|value| value.parse().ok()).unwrap_or(0)
+    }
+
+    /// The sum of the statistics whose names `wanted` accepts.
+    pub fn sum(&self, wanted: impl Fn(&str) -> bool) -> u64 {
+        self.0.keys().filter(|name| wanted(name)).map(|name| self.number(name)).sum()
     }
 
     pub fn text(&self, name: &str) -> &str {

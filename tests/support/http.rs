@@ -7,7 +7,8 @@ use hyper_util::rt::TokioIo;
 use std::time::Duration;
 use tokio::net::TcpStream;
 
-const LIMIT: Duration = Duration::from_secs(10);
+/// No answer of anything in these tests takes this long.
+pub const LIMIT: Duration = Duration::from_secs(10);
 
 #[derive(Clone, Debug)]
 pub struct Answer {

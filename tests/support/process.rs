@@ -7,7 +7,9 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
 
 /// How much of a log is shown when a test failed.
-const TAIL: usize = 40;
+const TAIL: usize = 12;
+/// Envoy's lines can be very long.
+const LINE: usize = 400;
 
 #[derive(Debug)]
 pub struct Process {
@@ -62,7 +64,8 @@ impl Process {
     fn tail(&self) -> String {
         let log = self.log();
         let lines: Vec<&str> = log.lines().collect();
-        lines[lines.len().saturating_sub(TAIL)..].join("\n")
+        let cut = |line: &&str| line.chars().take(LINE).collect::<String>();
+        lines[lines.len().saturating_sub(TAIL)..].iter().map(cut).collect::<Vec<_>>().join("\n")
     }
 
     /// Resident memory in bytes, where the system tells.

@@ -8,19 +8,23 @@ use outpost::proto::core::config_source::ConfigSourceSpecifier;
 use outpost::proto::core::data_source::Specifier;
 use outpost::proto::core::socket_address::PortSpecifier;
 use outpost::proto::core::{
-    Address, AggregatedConfigSource, ApiVersion, ConfigSource, DataSource, Locality, SocketAddress,
-    TypedExtensionConfig,
+    Address, AggregatedConfigSource, ApiVersion, ConfigSource, DataSource, Locality, Metadata, SocketAddress,
+    TransportSocket, TypedExtensionConfig, transport_socket,
 };
 use outpost::proto::endpoint::lb_endpoint::HostIdentifier;
 use outpost::proto::endpoint::{ClusterLoadAssignment, Endpoint, LbEndpoint, LocalityLbEndpoints};
 use outpost::proto::http_connection_manager::http_connection_manager::RouteSpecifier;
 use outpost::proto::http_connection_manager::{HttpConnectionManager, HttpFilter, Rds, http_filter};
 use outpost::proto::listener::{ApiListener, Filter, FilterChain, Listener, filter};
-use outpost::proto::protobuf::{Duration, UInt32Value, UInt64Value};
+use outpost::proto::protobuf::value::Kind;
+use outpost::proto::protobuf::{Duration, Struct, UInt32Value, UInt64Value, Value};
 use outpost::proto::route::route::Action;
 use outpost::proto::route::route_action::ClusterSpecifier;
 use outpost::proto::route::route_match::PathSpecifier;
-use outpost::proto::route::{DirectResponseAction, Route, RouteAction, RouteConfiguration, RouteMatch, VirtualHost};
+use outpost::proto::route::weighted_cluster::ClusterWeight;
+use outpost::proto::route::{
+    DirectResponseAction, Route, RouteAction, RouteConfiguration, RouteMatch, VirtualHost, WeightedCluster,
+};
 use outpost::proto::router::Router;
 use outpost::proto::{pack, tls};
 
@@ -97,6 +101,36 @@ pub fn http_filter(name: &str, config: http_filter::ConfigType) -> HttpFilter {
     HttpFilter { name: name.to_owned(), config_type: Some(config), is_optional: false }
 }
 
+/// One that is `bytes` large, for a single endpoint: the rest is metadata of
+/// a locality that nobody uses.
+pub fn padded_assignment(cluster: &str, port: u16, bytes: usize) -> ClusterLoadAssignment {
+    let mut padded = assignment(cluster, &[port]);
+    let text = Value { kind: Some(Kind::StringValue("x".repeat(bytes))) };
+    let fields = Struct { fields: [("padding".to_owned(), text)].into() };
+    let metadata = Metadata { filter_metadata: [("test".to_owned(), fields)].into(), ..Default::default() };
+    for endpoint in padded.endpoints.iter_mut().flat_map(|locality| &mut locality.lb_endpoints) {
+        endpoint.metadata = Some(metadata.clone());
+    }
+    padded
+}
+
+/// `route` with a name of its first route that makes it `bytes` large.
+pub fn padded(mut route: RouteConfiguration, bytes: usize) -> RouteConfiguration {
+    for route in route.virtual_hosts.iter_mut().flat_map(|host| &mut host.routes) {
+        route.name = "x".repeat(bytes);
+    }
+    route
+}
+
+/// Every request goes to one of `clusters`, each as likely.
+pub fn weighted_route(name: &str, clusters: &[&str]) -> RouteConfiguration {
+    let weight = |&cluster: &&str| ClusterWeight { name: cluster.to_owned(), weight: Some(UInt32Value { value: 1 }) };
+    let weighted = WeightedCluster { clusters: clusters.iter().map(weight).collect() };
+    let action = RouteAction { cluster_specifier: Some(ClusterSpecifier::WeightedClusters(weighted)), timeout: None };
+    let routes_of = vec![everything(Action::Route(action))];
+    routes(name, vec![VirtualHost { name: "all".to_owned(), domains: vec!["*".to_owned()], routes: routes_of }])
+}
+
 /// An HTTP listener on a port that the system chooses, routed by RDS.
 pub fn listener(name: &str, route: &str) -> Listener {
     listener_with(name, route, vec![router()])
@@ -109,6 +143,20 @@ pub fn listener_with(name: &str, route: &str, http_filters: Vec<HttpFilter>) -> 
         filter_chains: vec![FilterChain { filters: vec![manager(route, http_filters)], ..Default::default() }],
         ..Default::default()
     }
+}
+
+/// Like [`listener`], over TLS with a key that comes by SDS.
+pub fn tls_listener(name: &str, route: &str, secret: &str) -> Listener {
+    let secret = tls::SdsSecretConfig { name: secret.to_owned(), sds_config: Some(ads()) };
+    let common = tls::CommonTlsContext { tls_certificate_sds_secret_configs: vec![secret], ..Default::default() };
+    let context = tls::DownstreamTlsContext { common_tls_context: Some(common), require_client_certificate: None };
+    let config_type = Some(transport_socket::ConfigType::TypedConfig(pack(&context)));
+    let mut listener = listener(name, route);
+    for chain in &mut listener.filter_chains {
+        let name = "envoy.transport_sockets.tls".to_owned();
+        chain.transport_socket = Some(TransportSocket { name, config_type: config_type.clone() });
+    }
+    listener
 }
 
 fn connection_manager(route: &str, http_filters: Vec<HttpFilter>) -> HttpConnectionManager {

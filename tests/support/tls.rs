@@ -1,13 +1,51 @@
 //! Certificates for a test: one authority, and whom it vouches for.
 
+use super::http::LIMIT;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, SanType};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
 
 /// A key and its certificate, PEM.
 #[derive(Clone, Debug)]
 pub struct Identity {
     pub certificate: String,
     pub key: String,
+}
+
+impl Identity {
+    pub fn der(&self) -> CertificateDer<'static> {
+        der(&self.certificate)
+    }
+}
+
+fn der(pem: &str) -> CertificateDer<'static> {
+    CertificateDer::from_pem_slice(pem.as_bytes()).expect("a certificate that we made")
+}
+
+/// The certificate that a server on `port` presents under `name`.
+pub async fn presented(port: u16, name: &str, authority: &Authority) -> Result<CertificateDer<'static>, String> {
+    let mut roots = RootCertStore::empty();
+    roots.add(der(&authority.certificate)).map_err(|e| e.to_string())?;
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|e| e.to_string())?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let name = ServerName::try_from(name.to_owned()).map_err(|e| e.to_string())?;
+    let handshake = async {
+        let stream = TcpStream::connect(("127.0.0.1", port)).await?;
+        TlsConnector::from(Arc::new(config)).connect(name, stream).await
+    };
+    let handshake = tokio::time::timeout(LIMIT, handshake).await.map_err(|_| "no TLS handshake".to_owned())?;
+    let stream = handshake.map_err(|e| e.to_string())?;
+    let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
+    chain.first().map(|leaf| leaf.clone().into_owned()).ok_or_else(|| "no certificate".to_owned())
 }
 
 /// What a process needs for mutual TLS, as files.

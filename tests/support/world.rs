@@ -136,7 +136,7 @@ fn is_full_state(type_url: &str) -> bool {
     type_url == Cluster::type_url() || type_url == Listener::type_url()
 }
 
-fn types_in_order<'a, T>(types: &'a BTreeMap<String, T>) -> Vec<&'a String> {
+fn types_in_order<T>(types: &BTreeMap<String, T>) -> Vec<&String> {
     let mut urls: Vec<&String> = types.keys().collect();
     urls.sort_by_key(|url| rank(url));
     urls
@@ -207,14 +207,12 @@ impl Delta {
                 continue;
             }
             match world.find(type_url, asked) {
-                Some((name, stored)) => {
-                    if state.sent.get(name) != Some(&stored.version) || again.contains(asked) {
-                        state.sent.insert(name.clone(), stored.version.clone());
-                        resources.push(resource(name, stored));
-                    }
+                Some((name, stored)) if state.sent.get(name) != Some(&stored.version) || again.contains(asked) => {
+                    state.sent.insert(name.clone(), stored.version.clone());
+                    resources.push(resource(name, stored));
                 }
                 None if again.contains(asked) => removed.push(asked.clone()),
-                None => {}
+                _ => {}
             }
         }
         let gone: Vec<String> =

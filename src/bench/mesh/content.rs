@@ -90,6 +90,7 @@ fn assignment(name: &str, seq: u32, endpoints: u32) -> endpoint::ClusterLoadAssi
             })),
             health_status: core::HealthStatus::Healthy.into(),
             load_balancing_weight: Some(protobuf::UInt32Value { value: 1 }),
+            ..Default::default()
         }
     };
     let zone = endpoint::LocalityLbEndpoints {

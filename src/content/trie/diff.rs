@@ -1,7 +1,7 @@
 //! What differs between two tries. Equal subtrees are one object and cost a
 //! comparison of pointers.
 
-use super::{Content, Node, WAYS, child, nibble, run};
+use super::{Branch, Content, Node, WAYS, nibble, run};
 use crate::content::entry::Entry;
 use crate::content::tree::Changed;
 use std::cmp::Ordering;
@@ -12,7 +12,7 @@ use std::sync::Arc;
 #[derive(Clone, Copy)]
 enum Side<'a> {
     Entries(&'a [Arc<Entry>]),
-    Branch(u16, &'a [Arc<Node>]),
+    Branch(&'a Branch),
 }
 
 impl<'a> Side<'a> {
@@ -20,14 +20,14 @@ impl<'a> Side<'a> {
         match node.map(|node| &node.content) {
             None => Self::Entries(&[]),
             Some(Content::Leaf(entries)) => Self::Entries(entries),
-            Some(Content::Branch(ways, children)) => Self::Branch(*ways, children),
+            Some(Content::Branch(branch)) => Self::Branch(branch),
         }
     }
 
     /// What is below `way`; ways are taken in ascending order.
     fn below(&mut self, way: u32, depth: u32) -> Side<'a> {
         match self {
-            Self::Branch(ways, children) => Side::of(child(*ways, children, way)),
+            Self::Branch(branch) => Side::of(branch.child(way)),
             Self::Entries(entries) => {
                 let (here, rest) = entries.split_at(run(entries, |entry| nibble(entry.key(), depth), way));
                 *entries = rest;
@@ -54,8 +54,8 @@ fn walk(mut from: Side<'_>, mut to: Side<'_>, depth: u32, changed: &mut Vec<Chan
         return merge(from, to, changed);
     }
     for way in 0..WAYS {
-        if let (Side::Branch(before, left), Side::Branch(after, right)) = (from, to)
-            && child(before, left, way).map(Arc::as_ptr) == child(after, right, way).map(Arc::as_ptr)
+        if let (Side::Branch(before), Side::Branch(after)) = (from, to)
+            && before.child(way).map(Arc::as_ptr) == after.child(way).map(Arc::as_ptr)
         {
             continue;
         }

@@ -1,7 +1,7 @@
 //! Many changes of a trie at once. Each builds the nodes on its path; paths
 //! that meet are built once.
 
-use super::{BUCKET, Content, DEPTH, Node, Nodes, WAYS, child, nibble, run};
+use super::{BUCKET, Branch, Content, DEPTH, Node, Nodes, WAYS, nibble, run};
 use crate::content::entry::Entry;
 use crate::xds::Name;
 use std::cmp::Ordering;
@@ -71,45 +71,56 @@ impl Nodes {
             _ if places.is_empty() => node.cloned(),
             None => self.build(&merged(&[], places, replaced), depth),
             Some((_, Content::Leaf(entries))) => self.build(&merged(entries, places, replaced), depth),
-            Some((node, Content::Branch(ways, children))) => {
-                let built = self.edit_children(*ways, children, depth, places, replaced);
-                match built {
-                    None => Some(node.clone()),
-                    Some((ways, children)) => self.join(ways, children),
-                }
+            Some((node, Content::Branch(branch))) => {
+                let moved = self.edit_children(branch, depth, places, replaced);
+                if moved.is_empty() { Some(node.clone()) } else { self.join(branch, moved) }
             }
         }
     }
 
-    /// The children with `places` as they say; `None` if all stay as they are.
+    /// The ways that do not stay as they are, ascending.
     fn edit_children(
         &self,
-        ways: u16,
-        children: &[Arc<Node>],
+        branch: &Branch,
         depth: u32,
         mut places: &[Place],
         replaced: &mut dyn FnMut(&Arc<Entry>),
-    ) -> Option<(u16, Vec<Arc<Node>>)> {
-        let (mut now, mut built, mut moved) = (0, Vec::with_capacity(WAYS as usize), false);
-        for way in 0..WAYS {
-            let held = child(ways, children, way);
+    ) -> Vec<(u32, Option<Arc<Node>>)> {
+        let mut moved = Vec::new();
+        while let Some(first) = places.first() {
+            let way = nibble(first.key, depth);
             let (here, rest) = places.split_at(run(places, |place| nibble(place.key, depth), way));
             places = rest;
+            let held = branch.child(way);
             let next = self.edit(held, depth + 1, here, replaced);
-            moved |= held.map(Arc::as_ptr) != next.as_ref().map(Arc::as_ptr);
-            if let Some(next) = next {
-                now |= 1 << way;
-                built.push(next);
+            if held.map(Arc::as_ptr) != next.as_ref().map(Arc::as_ptr) {
+                moved.push((way, next));
             }
         }
-        moved.then_some((now, built))
+        moved
     }
 
-    /// The node over `children`: a branch, a leaf where few entries are left,
-    /// or none.
-    fn join(&self, ways: u16, children: Vec<Arc<Node>>) -> Option<Arc<Node>> {
-        let entries: usize = children.iter().map(|child| child.len()).sum();
-        match entries {
+    /// The node over the children of `branch` with `moved` in their places: a
+    /// branch, a leaf where few entries are left, or none.
+    fn join(&self, branch: &Branch, moved: Vec<(u32, Option<Arc<Node>>)>) -> Option<Arc<Node>> {
+        let mut ways = branch.ways;
+        for (way, next) in &moved {
+            ways = ways & !(1 << way) | u16::from(next.is_some()) << way;
+        }
+        // Plain reads of all lengths first: the cache misses overlap, which
+        // those of counting the references below do not.
+        let kept: usize = branch.children.iter().map(|child| child.len()).sum();
+        let gone: usize = moved.iter().filter_map(|(way, _)| branch.child(*way)).map(|child| child.len()).sum();
+        let come: usize = moved.iter().filter_map(|(_, next)| next.as_ref()).map(|child| child.len()).sum();
+        let mut children = Vec::with_capacity(ways.count_ones() as usize);
+        let mut moved = moved.into_iter().peekable();
+        for way in (0..WAYS).filter(|way| (ways | branch.ways) >> way & 1 == 1) {
+            match moved.next_if(|(moved, _)| *moved == way) {
+                Some((_, next)) => children.extend(next),
+                None => children.extend(branch.child(way).cloned()),
+            }
+        }
+        match kept - gone + come {
             0 => None,
             1..=BUCKET => {
                 // Children of so few entries are leaves.

@@ -289,7 +289,9 @@ impl TypeState {
 
     /// Draws conclusions from silence that has lasted `absent`. Only of a
     /// stream that has said something: else nobody may be listening.
-    pub(super) fn tick(&mut self, now: Moment, absent: Duration) -> Option<Update> {
+    /// The flag says that an ask is answered by silence: the server has nothing
+    /// to say about it.
+    pub(super) fn tick(&mut self, now: Moment, absent: Duration) -> (bool, Option<Update>) {
         let due = |at: &Moment| now >= *at + absent;
         let removed: Vec<Name> = self.awaited.iter().filter(|(_, at)| due(at)).map(|(name, _)| name.clone()).collect();
         for name in &removed {
@@ -300,14 +302,15 @@ impl TypeState {
         if star {
             self.star = Star::Answered;
         }
-        if self.asked_at.is_some_and(|at| due(&at)) && !matches!(self.star, Star::Awaited { .. }) {
+        let silence = self.asked_at.is_some_and(|at| due(&at)) && !matches!(self.star, Star::Awaited { .. });
+        if silence {
             (self.asked_at, self.loud, self.answered) = (None, false, true);
         }
         if removed.is_empty() && !star {
-            return None;
+            return (silence, None);
         }
         self.uncommitted.push_back(None);
-        Some(Update { removed, answers_wildcard: star, ..self.bare_update(now) })
+        (silence, Some(Update { removed, answers_wildcard: star, ..self.bare_update(now) }))
     }
 
     /// When [`tick`](Self::tick) has something to say.

@@ -400,6 +400,8 @@ fn unanswered_asks_are_told_until_their_type_is_answered() {
     assert!(rig.session.synced(at(10), &url("cds")) && !rig.session.all_synced(at(10)));
     rig.pass(8_000);
     assert!(rig.session.all_synced(rig.now), "the silence lasted");
+    assert_eq!(rig.session.poll_silence(), Some(url("eds")));
+    assert_eq!(rig.session.poll_silence(), None);
 }
 
 #[test]

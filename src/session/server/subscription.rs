@@ -113,6 +113,11 @@ impl Subscription {
             self.wildcard = true;
             shift.wildcard_added = true;
         }
+        if subscribe.is_empty() && unsubscribe.is_empty() {
+            // A plain ACK: costs nothing however many names there are.
+            shift.moved = self.wildcard != wildcard;
+            return shift;
+        }
         let mut names: Vec<Name> = self.names.iter().cloned().collect();
         for name in subscribe {
             if &**name == WILDCARD {

@@ -12,6 +12,7 @@ use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -178,10 +179,11 @@ where
         ended = &mut connection => ended.and(Err(Reason::NO_ERROR.into())),
     };
     answered.map_err(|error| not_http2(dialer, &error, &first))?;
-    let round_trip = dialer.clock.now().since(began);
+    let round_trip = Arc::new(AtomicU64::new(micros(dialer.clock.now().since(began))));
     let (state, watched) = watch::channel(State::Open);
     let (released, release) = oneshot::channel();
-    tokio::spawn(drive(dialer.clone(), connection, requests.clone(), pings, state, release));
+    let pulse = Pulse { pings, round_trip: round_trip.clone() };
+    tokio::spawn(drive(dialer.clone(), connection, requests.clone(), pulse, state, release));
     let shared = Shared {
         dialer: dialer.clone(),
         scheme,
@@ -217,14 +219,14 @@ async fn drive<S>(
     dialer: Arc<Dialer>,
     mut connection: h2::client::Connection<S, Bytes>,
     requests: SendRequest<Bytes>,
-    mut pings: PingPong,
+    mut pulse: Pulse,
     state: watch::Sender<State>,
     mut release: oneshot::Receiver<()>,
 ) where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let mut probe = Some(requests);
-    let mut keep_alive = pin!(keep_alive(&dialer, &mut pings));
+    let mut keep_alive = pin!(keep_alive(&dialer, &mut pulse));
     let reason: Arc<str> = poll_fn(|cx| {
         // The probe would keep an unused connection alive.
         if probe.is_some() && release.poll_unpin(cx).is_ready() {
@@ -253,13 +255,24 @@ async fn drive<S>(
     state.send_replace(State::Closed(reason));
 }
 
+/// The pings of one connection, and what the last one measured.
+struct Pulse {
+    pings: PingPong,
+    round_trip: Arc<AtomicU64>,
+}
+
+fn micros(span: Duration) -> u64 {
+    u64::try_from(span.as_micros()).unwrap_or(u64::MAX)
+}
+
 /// Ends when the peer does not answer.
-async fn keep_alive(dialer: &Dialer, pings: &mut PingPong) -> String {
+async fn keep_alive(dialer: &Dialer, pulse: &mut Pulse) -> String {
     let clock = &dialer.clock;
     loop {
         clock.sleep_until(clock.now() + dialer.ping_every()).await;
-        match within(clock, dialer.options.ping_timeout, pings.ping(Ping::opaque())).await {
-            Some(Ok(_)) => {}
+        let began = clock.now();
+        match within(clock, dialer.options.ping_timeout, pulse.pings.ping(Ping::opaque())).await {
+            Some(Ok(_)) => pulse.round_trip.store(micros(clock.now().since(began)), Ordering::Relaxed),
             // The connection itself says why.
             Some(Err(_)) => future::pending().await,
             None => return format!("no answer to a ping within {:?}", dialer.options.ping_timeout),
