@@ -36,8 +36,6 @@ pub(super) enum Loss {
     SendStall(Duration),
     #[error("a response did not grow for {0:?}")]
     Drip(Duration),
-    #[error("it was asked and said nothing for {0:?}, though its connection stands")]
-    Mute(Duration),
 }
 
 impl Loss {
@@ -48,7 +46,6 @@ impl Loss {
             Self::Unreadable(_) => "unreadable",
             Self::SendStall(_) => "send_stall",
             Self::Drip(_) => "drip",
-            Self::Mute(_) => "mute",
         }
     }
 }
@@ -98,7 +95,6 @@ pub(super) struct Stream {
     sending: Still,
     receiving: Still,
     send_stall: Duration,
-    mute: Duration,
     _place: Place,
     _counted: OpenStream,
 }
@@ -126,7 +122,6 @@ pub(super) struct Opening<'a> {
     pub(super) node: Bytes,
     pub(super) metadata: &'a HeaderMap,
     pub(super) timing: &'a Timing,
-    pub(super) mute: Duration,
     pub(super) metrics: &'a Metrics,
 }
 
@@ -150,7 +145,6 @@ impl Stream {
             sending: Still::default(),
             receiving: Still::default(),
             send_stall: with.timing.send_stall,
-            mute: with.mute,
             _place: place,
             _counted: with.metrics.stream_opened(with.variant),
         })
@@ -231,17 +225,7 @@ impl Stream {
         if receiving.is_some_and(|since| now.since(since) >= DRIP) {
             return Err(Loss::Drip(DRIP));
         }
-        if self.mute_at().is_some_and(|at| at <= now) {
-            return Err(Loss::Mute(self.mute));
-        }
         Ok(())
-    }
-
-    /// When silence shows that nobody listens: an ask must be answered, and
-    /// nothing at all was said since.
-    fn mute_at(&self) -> Option<Moment> {
-        let asked = self.session.oldest_unanswered()?;
-        self.session.last_heard().is_none_or(|heard| heard < asked).then(|| asked + self.mute)
     }
 
     fn stillness(&mut self, now: Moment) -> (Option<Moment>, Option<Moment>) {
@@ -254,6 +238,6 @@ impl Stream {
     pub(super) fn deadline(&mut self, now: Moment) -> Option<Moment> {
         let (sending, receiving) = self.stillness(now);
         let watch = earliest(sending.map(|since| since + self.send_stall), receiving.map(|since| since + DRIP));
-        earliest(earliest(self.session.deadline(), self.mute_at()), watch)
+        earliest(self.session.deadline(), watch)
     }
 }
