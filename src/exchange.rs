@@ -15,6 +15,7 @@
 mod commit;
 pub mod core;
 mod expiry;
+mod extensions;
 mod install;
 mod interest;
 mod kind;
@@ -34,14 +35,15 @@ mod waiting;
 pub use self::core::{Applied, GroupState, MemberId};
 pub use self::report::{GroupReport, Holds, NameReport, StreamReport, Subscription, TypeReport};
 
+use self::extensions::Extensions;
 use self::metrics::{Gauges, Metrics};
 use self::slot::{Calm, Inner, Slot, Woken};
 use crate::clock::Clock;
 use crate::content::{Served, Store};
 use crate::group::GroupKey;
 use crate::session::{Update, Want};
+use crate::xds::node::Presented;
 use crate::xds::{Moment, Name, Timing, TypeUrl};
-use bytes::Bytes;
 use dashmap::DashMap;
 use prometheus_client::registry::Registry;
 use std::cmp::Reverse;
@@ -63,6 +65,7 @@ pub struct Exchange {
     clock: Clock,
     groups: DashMap<GroupKey, Arc<Slot>>,
     members: AtomicU64,
+    extensions: Extensions,
     /// Groups whose upstream side has something to do.
     dirty: Mutex<VecDeque<GroupKey>>,
     dirty_more: Notify,
@@ -81,6 +84,7 @@ impl Exchange {
             clock,
             groups: DashMap::new(),
             members: AtomicU64::new(0),
+            extensions: Extensions::default(),
             dirty: Mutex::default(),
             dirty_more: Notify::new(),
             timers: Mutex::default(),
@@ -140,7 +144,8 @@ impl Exchange {
     /// A stream joins the group `key`. `presented` is the raw `Node` that the
     /// group presents upstream from now on; `waker` is called when something
     /// concerns this stream.
-    pub fn join(self: &Arc<Self>, key: GroupKey, presented: Bytes, waker: Waker) -> Member {
+    pub fn join(self: &Arc<Self>, key: GroupKey, presented: impl Into<Presented>, waker: Waker) -> Member {
+        let presented = self.extensions.share(presented.into());
         let id = MemberId(self.members.fetch_add(1, Ordering::Relaxed) + 1);
         let now = self.clock.now();
         // The entry stays locked until the stream is a member, so that the
@@ -299,7 +304,7 @@ impl GroupHandle {
     }
 
     /// The raw `Node` to present: that of the newest member.
-    pub fn presented(&self) -> Bytes {
+    pub fn presented(&self) -> Presented {
         self.slot.lock().presented.clone()
     }
 

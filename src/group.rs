@@ -17,7 +17,7 @@ mod template;
 
 pub use template::{Template, TemplateError};
 
-use crate::xds::node::write_struct;
+use crate::xds::node::{Presented, write_struct};
 use crate::xds::wire::Writer;
 use crate::xds::{Kind, Node, TypeUrl};
 use bytes::Bytes;
@@ -139,7 +139,7 @@ impl Rule {
 pub struct Assigned {
     pub key: GroupKey,
     /// The `Node` message to present upstream for this group.
-    pub presented: Bytes,
+    pub presented: Presented,
     pub rule: Rule,
     /// The field of the rule that the node lacks. It has a group of its own,
     /// and its status says so.
@@ -215,7 +215,7 @@ impl Rules {
         let key = with_identity(key, identity);
         Assigned {
             key: with_variants(key, node),
-            presented: node.message(),
+            presented: node.presented(),
             rule,
             unmatched,
             sensitive_ok: self.sensitive_ok(identity.is_some()),
@@ -233,7 +233,7 @@ impl Rules {
         let presented = self.present(node, &key, named);
         Assigned {
             key: with_variants(key, node),
-            presented,
+            presented: presented.into(),
             rule,
             unmatched: None,
             sensitive_ok: self.sensitive_ok(identified),

@@ -139,7 +139,7 @@ async fn the_newest_node_is_presented() {
     assert!(bench.is_quiet().await);
     let (two, _) = bench.join("g", "node 2");
     assert_eq!(bench.exchange.next_dirty().await, GroupKey::new("g"));
-    assert_eq!(two.group().presented(), Bytes::from("node 2"));
+    assert_eq!(two.group().presented().message(), "node 2");
     drop(two);
     assert!(bench.is_quiet().await);
 }

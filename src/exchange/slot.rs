@@ -4,9 +4,9 @@ use super::core::{GroupState, MemberId};
 use super::{Waker, lock};
 use crate::content::Served;
 use crate::group::GroupKey;
+use crate::xds::node::Presented;
 use crate::xds::time::earliest;
 use crate::xds::{Moment, Timing};
-use bytes::Bytes;
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -24,7 +24,7 @@ pub(crate) struct Inner {
     state: GroupState,
     wakers: HashMap<MemberId, Waker>,
     /// The node of the newest member.
-    pub(super) presented: Bytes,
+    pub(super) presented: Presented,
     /// Nobody is a member, since then.
     empty: Option<Moment>,
     /// … for so long that the upstream stream is not needed.
@@ -94,7 +94,7 @@ impl Inner {
         Self {
             state,
             wakers: HashMap::new(),
-            presented: Bytes::new(),
+            presented: Presented::default(),
             empty: Some(now),
             idle: false,
             idle_from: None,
@@ -118,7 +118,7 @@ impl Inner {
         self.wakers.len()
     }
 
-    pub(super) fn join(&mut self, member: MemberId, presented: Bytes, waker: Waker) {
+    pub(super) fn join(&mut self, member: MemberId, presented: Presented, waker: Waker) {
         self.dirty |= self.idle || self.presented != presented;
         self.presented = presented;
         self.wakers.insert(member, waker);

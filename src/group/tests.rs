@@ -30,7 +30,7 @@ fn one_group_per_node_presents_the_node_as_it_stands() {
     let node = node("n1", "c1", json!({}));
     let assigned = rules("perNode").assign(&node, None);
     assert_eq!(assigned.key.as_str(), "n1;node");
-    assert_eq!(assigned.presented, node.message());
+    assert_eq!(assigned.presented, node.presented());
     assert_eq!((assigned.rule, assigned.unmatched, assigned.sensitive_ok), (Rule::PerNode, None, false));
     let identity = Identity::new("spiffe://td/ns/a/sa/b");
     let verified = rules("perNode").assign(&node, Some(&identity));
@@ -46,12 +46,12 @@ fn a_shared_group_presents_only_what_its_rule_names() {
     let assigned = rules.assign(&node, None);
     assert_eq!(assigned.key.as_str(), "shop/cart/eu-1");
     assert_eq!(assigned.rule, Rule::Template);
-    let presented = read(assigned.presented.clone());
+    let presented = read(assigned.presented.message());
     assert_eq!(presented.id, "outpost~shop/cart/eu-1");
     assert_eq!(presented.metadata, json!({"NAMESPACE": "shop", "LABELS": {"app": "cart"}}));
     assert_eq!((&*presented.cluster, &*presented.region, &*presented.user_agent_name), ("outpost", "eu-1", "outpost"));
     assert!(presented.takes_wrapped_resources() && presented.takes_heartbeats());
-    let wire = String::from_utf8_lossy(&assigned.presented).into_owned();
+    let wire = String::from_utf8_lossy(&assigned.presented.message()).into_owned();
     for secret in ["10.1.2.3", "cart-1", "c1", "ext", "unknown"] {
         assert!(!wire.contains(secret), "{secret} leaves in {wire:?}");
     }
@@ -63,7 +63,7 @@ fn the_id_of_a_shared_node_is_a_template_over_common_fields() {
     let id = |id: &str| SharedNode { id: Some(id.into()), metadata: vec![("CLUSTER_ID".into(), "edge".into())] };
     let text = "sidecar~192.0.2.1~outpost.{metadata.NAMESPACE}~{metadata.NAMESPACE}.svc.cluster.local";
     let rules = Rules::new(grouping.clone(), Secrets::Identity, id(text)).unwrap();
-    let presented = read(rules.assign(&node("n", "c", json!({"NAMESPACE": "shop"})), None).presented);
+    let presented = read(rules.assign(&node("n", "c", json!({"NAMESPACE": "shop"})), None).presented.message());
     assert_eq!(presented.id, "sidecar~192.0.2.1~outpost.shop~shop.svc.cluster.local");
     assert_eq!(presented.metadata, json!({"CLUSTER_ID": "edge", "NAMESPACE": "shop"}));
     let error = Rules::new(grouping, Secrets::Identity, id("{cluster}")).unwrap_err();
@@ -82,7 +82,7 @@ fn an_unmatched_field_gives_a_group_of_its_own() {
         let assigned = rules(rule).assign(&node, None);
         assert_eq!(assigned.key.as_str(), "n1;node", "{rule}");
         assert_eq!(assigned.unmatched.as_deref(), Some(field), "{rule}");
-        assert_eq!(assigned.presented, node.message());
+        assert_eq!(assigned.presented, node.presented());
     }
 }
 
@@ -132,7 +132,7 @@ fn secrets_need_an_identity_in_the_key() {
 fn nodes_without_an_id_share_a_group_of_their_own() {
     let assigned = rules("perNode").assign(&Node::default(), None);
     assert_eq!((assigned.key.as_str(), assigned.rule), (";nodeless", Rule::Nodeless));
-    assert_eq!(read(assigned.presented).id, "outpost~nodeless");
+    assert_eq!(read(assigned.presented.message()).id, "outpost~nodeless");
 }
 
 #[test]

@@ -7,6 +7,7 @@ use crate::session::client::{ClientSession, Heard, Unreadable};
 use crate::transport::client::{Connection, OpenError, Receiver, State, StreamEnd};
 use crate::transport::stream::Sender;
 use crate::xds::envelope::Request;
+use crate::xds::node::Presented;
 use crate::xds::time::earliest;
 use crate::xds::{Moment, Timing, TypeUrl, Variant};
 use bytes::Bytes;
@@ -82,7 +83,7 @@ pub(super) struct Stream {
     pub(super) site: Arc<Site>,
     pub(super) session: ClientSession,
     /// The raw node it presents.
-    pub(super) node: Bytes,
+    pub(super) node: Presented,
     pub(super) opened: Moment,
     /// A message came, whatever it was.
     pub(super) heard: bool,
@@ -119,7 +120,7 @@ pub(super) struct Opening<'a> {
     pub(super) site: Arc<Site>,
     pub(super) connection: &'a Connection,
     pub(super) variant: Variant,
-    pub(super) node: Bytes,
+    pub(super) node: Presented,
     pub(super) metadata: &'a HeaderMap,
     pub(super) timing: &'a Timing,
     pub(super) metrics: &'a Metrics,
@@ -133,7 +134,7 @@ impl Stream {
         let place = Place { site: with.site.clone(), pool: with.pool.clone() };
         Ok(Self {
             site: with.site,
-            session: ClientSession::new(with.variant, with.node.clone(), with.timing),
+            session: ClientSession::new(with.variant, with.node.message(), with.timing),
             node: with.node,
             opened: now,
             heard: false,

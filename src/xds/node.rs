@@ -23,6 +23,26 @@ pub struct Node {
     pub extensions: Bytes,
 }
 
+/// A `Node` message as it is presented upstream. Its extensions are apart, so
+/// that those who say the same share them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Presented {
+    pub head: Bytes,
+    pub extensions: Bytes,
+}
+
+impl Presented {
+    pub fn message(&self) -> Bytes {
+        [&self.head[..], &self.extensions[..]].concat().into()
+    }
+}
+
+impl From<Bytes> for Presented {
+    fn from(head: Bytes) -> Self {
+        Self { head, extensions: Bytes::new() }
+    }
+}
+
 /// What a node may be at most. Both are flags.
 #[derive(Clone, Copy, Debug)]
 pub struct NodeLimits {
@@ -77,8 +97,9 @@ impl Node {
                 _ => {}
             }
         }
-        node.head = head.into();
-        node.extensions = extensions.into();
+        // They are kept as long as the node's group: without room to grow.
+        node.head = head.into_boxed_slice().into();
+        node.extensions = extensions.into_boxed_slice().into();
         Ok(node)
     }
 
@@ -95,9 +116,10 @@ impl Node {
         Ok(())
     }
 
-    /// The whole message, every field the client sent included (C-021).
-    pub fn message(&self) -> Bytes {
-        [&self.head[..], &self.extensions[..]].concat().into()
+    /// The whole message, every field the client sent included (C-021), to be
+    /// presented to an upstream.
+    pub fn presented(&self) -> Presented {
+        Presented { head: self.head.clone(), extensions: self.extensions.clone() }
     }
 
     /// Declared `feature`, in any of the spellings in use (C-024): with the
@@ -258,7 +280,7 @@ mod tests {
         assert_eq!(read.metadata_text(&["LABELS", "app"]), Some("a"));
         assert!(read.takes_wrapped_resources());
         assert!(!read.takes_heartbeats());
-        assert_eq!(read.message().len(), message.len());
+        assert_eq!(read.presented().message().len(), message.len());
         assert!(read.head.windows(7).any(|window| window == b"unknown"));
     }
 

@@ -163,7 +163,7 @@ impl Pure {
             line: None,
             lists: HashMap::new(),
         });
-        group.presented = assigned.presented.clone();
+        group.presented = assigned.presented.message();
         if !self.world.reachable {
             group.state.stream_lost(now, "the control plane cannot be reached".into());
         }
