@@ -75,6 +75,7 @@ pub(crate) async fn secret_rotation(test: Test, variant: Variant) {
         })
         .await;
     serves(&second).await;
+    load.flows(100).await;
     let shown = outpost.run(&["status"]).expect("outpost status");
     assert!(!shown.contains("PRIVATE KEY"), "a private key in the status");
     assert!(!outpost.log().contains("PRIVATE KEY"), "a private key in the log");

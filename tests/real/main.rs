@@ -58,6 +58,8 @@ real_tests! {
     1 route_change_sotw => traffic::route_change, Sotw;
     1 cluster_removal_delta => traffic::cluster_removal, Delta;
     1 cluster_removal_sotw => traffic::cluster_removal, Sotw;
+    1 sotw_upstream_delta => traffic::sotw_upstream, Delta;
+    1 sotw_upstream_sotw => traffic::sotw_upstream, Sotw;
     1 rejected_cluster_delta => traffic::rejected_cluster, Delta;
     1 rejected_cluster_sotw => traffic::rejected_cluster, Sotw;
 
@@ -90,7 +92,8 @@ real_tests! {
     1 g1_message_limit => proxyless::message_limit;
     1 g4_deleted_listener => proxyless::deleted_listener;
 
-    2 fifty_envoys => fleet::fifty_envoys;
+    2 fifty_envoys => fleet::fifty_envoys, &[], fleet::FLEET;
+    2 fifty_envoys_in_one_group => fleet::fifty_envoys, &["--group", "{cluster}"], 1;
 }
 
 /// What a test is given.

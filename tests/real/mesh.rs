@@ -31,8 +31,17 @@ impl Mesh {
 
     /// With more in the world before anybody asks.
     pub(crate) async fn with(test: Test, variant: Variant, more: impl FnOnce(&mut World)) -> Self {
+        Self::behind(test, variant, ControlPlane::start().await, more).await
+    }
+
+    /// Behind a control plane of a kind of its own.
+    pub(crate) async fn behind(
+        test: Test,
+        variant: Variant,
+        control_plane: ControlPlane,
+        more: impl FnOnce(&mut World),
+    ) -> Self {
         let (a, b) = (Backend::start("a").await, Backend::start("b").await);
-        let control_plane = ControlPlane::start().await;
         control_plane.edit(|world| {
             world.set(&cluster("c1"));
             world.set(&assignment("c1", &[a.port]));

@@ -37,7 +37,13 @@ pub(crate) async fn wedged_by_a_late_failure(test: Test, variant: Variant) {
     mesh.outpost.restart();
     mesh.connected(true).await;
     mesh.move_c1(&mesh.a).await;
-    mesh.done(format_args!("freed {freed:?} after the next change, and served on a new stream")).await;
+    let asked = mesh.outpost.json("/clients").await.expect("/clients");
+    let types = asked["items"][0]["types"].as_array().cloned().unwrap_or_default();
+    let types: Vec<_> = types.iter().filter_map(|each| each["short"].as_str()).collect();
+    assert!(types.contains(&"eds"), "{types:?}");
+    let asked = types.join(" ");
+    mesh.done(format_args!("freed {freed:?} after the next change; a new stream asked for {asked} and was served"))
+        .await;
 }
 
 /// Until Envoy has applied `good`, is still warming `bad`, and has said nothing.
@@ -151,8 +157,8 @@ pub(crate) async fn removal_races_unsubscription(test: Test) {
 }
 
 /// E7. Each Envoy's first request lists 516 extensions in 61 kB. The upstream
-/// is shown the node as it is; Outpost's memory must not grow by that much for
-/// each more stream.
+/// is shown the node as it is. (That Outpost holds one list for all Envoys of a
+/// build shows in the memory of the fleet.)
 pub(crate) async fn huge_first_request(test: Test) {
     let mesh = Mesh::start(test, Variant::Delta).await;
     let bytes = |record: Record| match record.event {

@@ -3,6 +3,7 @@
 
 use crate::Test;
 use crate::mesh::Mesh;
+use crate::support::control_plane::ControlPlane;
 use crate::support::envoy::Variant;
 use crate::support::eventually;
 use crate::support::resources::{assignment, cluster, late_failing, route};
@@ -38,6 +39,22 @@ pub(crate) async fn cluster_removal(test: Test, variant: Variant) {
     mesh.envoy.cluster_in("dynamic_active_clusters", "c1", false).await;
     let took = changed.elapsed();
     mesh.done(format_args!("cluster gone {took:?} after its last route")).await;
+}
+
+/// Behind a control plane that does not know delta: Outpost notices, and what
+/// came as state of the world reaches either kind of sidecar.
+pub(crate) async fn sotw_upstream(test: Test, variant: Variant) {
+    let control_plane = ControlPlane::start().await;
+    control_plane.speak_sotw_only();
+    let mesh = Mesh::behind(test, variant, control_plane, |_| ()).await;
+    let moved = mesh.move_c1(&mesh.b).await;
+    mesh.move_c1(&mesh.a).await;
+    let changed = mesh.control_plane.edit(|world| world.set(&route("rc1", "c2")));
+    mesh.load.served_by("b", changed).await;
+    let changed = mesh.control_plane.edit(|world| world.remove::<Cluster>("c1"));
+    mesh.envoy.cluster_in("dynamic_active_clusters", "c1", false).await;
+    let removed = changed.elapsed();
+    mesh.done(format_args!("endpoints moved in {moved:?}, cluster removed in {removed:?}")).await;
 }
 
 /// A cluster that Envoy refuses: shown, not sent again, in the way of nothing,

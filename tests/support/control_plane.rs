@@ -14,7 +14,7 @@ use outpost::proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, D
 use outpost::proto::rpc;
 use prost::Message;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 use tokio::net::TcpListener;
@@ -63,6 +63,8 @@ struct Shared {
     changes: watch::Sender<u64>,
     records: Mutex<Vec<Record>>,
     streams: AtomicU64,
+    /// Delta is `UNIMPLEMENTED`, as at an older server.
+    sotw_only: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -79,6 +81,7 @@ impl ControlPlane {
             changes: watch::Sender::new(0),
             records: Mutex::default(),
             streams: AtomicU64::new(0),
+            sotw_only: AtomicBool::new(false),
         };
         let mut this = Self { port: free_port(), shared: Arc::new(shared), runtime: None };
         this.restart().await;
@@ -91,6 +94,11 @@ impl ControlPlane {
         let at = Instant::now();
         self.shared.changes.send_modify(|count| *count += 1);
         at
+    }
+
+    /// From now on delta streams are refused as unknown to this server.
+    pub fn speak_sotw_only(&self) {
+        self.shared.sotw_only.store(true, Ordering::Relaxed);
     }
 
     /// Gone at once, with every connection.
@@ -312,6 +320,9 @@ impl AggregatedDiscoveryService for Service {
         &self,
         request: Request<Streaming<DeltaDiscoveryRequest>>,
     ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
+        if self.0.sotw_only.load(Ordering::Relaxed) {
+            return Err(Status::unimplemented("this control plane speaks state of the world only"));
+        }
         Ok(serve::<Delta>(&self.0, request.into_inner()))
     }
 }
