@@ -57,6 +57,7 @@ fn settings() -> Settings {
         healthy: Duration::from_secs(60),
         at_once: 10 * MS,
         refused: Duration::from_secs(30),
+        mute: Duration::from_secs(60),
     };
     let keeping = Keeping { stagger: 10 * MS, steady: 200 * MS, ..Keeping::default() };
     Settings { waits, keeping, ..Settings::default() }
@@ -373,6 +374,45 @@ async fn a_refusal_is_not_asked_for_again_soon() {
     // Every other wait of this test's settings is a tenth of this.
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert!(server.try_stream().is_none());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn streams_that_end_without_a_response_come_less_and_less_often() {
+    let mut server = Server::start(Setup::default()).await;
+    let waits = Waits { least: 100 * MS, most: Duration::from_secs(30), ..settings().waits };
+    let relay = Relay::start(&config(&[&server]), Settings { waits, ..settings() });
+    let member = relay.join("n1");
+    relay.want(&member, "cds", true, &[]);
+    let end = std::time::Instant::now() + Duration::from_secs(2);
+    let mut opened = 0;
+    while std::time::Instant::now() < end {
+        if let Some(mut play) = server.try_stream() {
+            opened += 1;
+            play.fail(tonic::Status::resource_exhausted("too many"));
+        }
+        tokio::time::sleep(MS).await;
+    }
+    // Waits of at most 0.1, 0.2, 0.4, ... s: four on the average, and never a loop.
+    assert!((1..=20).contains(&opened), "{opened}");
+    assert!(relay.upstream.admission().1 < 50.0, "the rate went down");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_that_never_says_anything_is_replaced() {
+    let mut server = Server::start(Setup::default()).await;
+    let waits = Waits { mute: 200 * MS, ..settings().waits };
+    let relay = Relay::start(&config(&[&server]), Settings { waits, ..settings() });
+    let member = relay.join("n1");
+    relay.want(&member, "cds", true, &[]);
+    let mut mute = server.stream().await;
+    let mut play = server.stream().await;
+    mute.ended().await;
+    play.asked().await;
+    play.send(Response::new("cds").resource("a", "1").nonce("1"));
+    serves(&member, "cds", &["a=1"]).await;
+    // One that has answered is left alone.
+    tokio::time::sleep(500 * MS).await;
+    assert!(server.try_stream().is_none() && !play.has_ended());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -67,6 +67,8 @@ pub enum ReceiveError {
     Wire(#[from] WireError),
     #[error("a response of type {0:?}, which was never asked for")]
     Type(String),
+    #[error("a response states {0:?} twice")]
+    Twice(Name),
 }
 
 impl Sidecar {
@@ -132,9 +134,14 @@ impl Sidecar {
                 None => first_string(&payload.value, 1)?.into(),
             };
             self.take(family, &name, &payload.value, resource.version, now, ledger);
-            stated.insert(name);
+            if let Some(twice) = stated.replace(name) {
+                return Err(ReceiveError::Twice(twice));
+            }
         }
         for name in &envelope.removed {
+            if let Some(twice) = stated.replace(name.clone()) {
+                return Err(ReceiveError::Twice(twice));
+            }
             self.drop_resource(family, name, now, ledger);
         }
         if self.variant == Variant::Sotw && family.full_state() {

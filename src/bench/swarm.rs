@@ -64,6 +64,8 @@ struct Gauge {
     lost: AtomicU64,
     /// Microseconds from start until everything was there.
     complete: AtomicU64,
+    /// Microseconds from start until it took something last.
+    latest: AtomicU64,
     trouble: Mutex<Option<String>>,
 }
 
@@ -76,6 +78,7 @@ impl Default for Gauge {
             removed: AtomicU64::new(0),
             lost: AtomicU64::new(0),
             complete: AtomicU64::new(u64::MAX),
+            latest: AtomicU64::new(0),
             trouble: Mutex::default(),
         }
     }
@@ -178,6 +181,27 @@ impl Swarm {
         times.into_iter().map(Duration::from_micros).collect()
     }
 
+    /// What a member holds.
+    pub fn held(&self, member: usize) -> Digest {
+        let held = |member: &Member| *member.gauge.held.lock().unwrap_or_else(PoisonError::into_inner);
+        self.members.get(member).map(held).unwrap_or_default()
+    }
+
+    /// Of those who hold what is said here: how long each took from its start
+    /// until it did, shortest first.
+    pub fn served(&self, expected: &[(usize, Digest)]) -> Vec<Duration> {
+        let holding = expected.iter().filter(|(member, digest)| self.held(*member) == *digest);
+        let gauges = holding.filter_map(|(member, _)| Some(&self.members.get(*member)?.gauge));
+        let mut times: Vec<_> = gauges.map(|gauge| Duration::from_micros(gauge.latest.load(Relaxed))).collect();
+        times.sort_unstable();
+        times
+    }
+
+    /// The class of a member.
+    pub fn class(&self, member: usize) -> Option<u32> {
+        self.members.get(member).map(|member| member.class)
+    }
+
     /// Why a stream ended last, of the first member who knows.
     pub fn trouble(&self) -> Option<String> {
         let trouble = |member: &Member| member.gauge.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -218,7 +242,11 @@ async fn converse(
     loop {
         let message = stream.receiver.message().await?.ok_or(Ended::Finished)?;
         let now = terms.clock.now();
+        let before = sidecar.digest();
         let requests = sidecar.receive(message, now, &terms.ledger)?;
+        if sidecar.digest() != before {
+            gauge.latest.store((now - began).as_micros() as u64, Relaxed);
+        }
         *gauge.held.lock().unwrap_or_else(PoisonError::into_inner) = sidecar.digest();
         gauge.applied.store(sidecar.applied(), Relaxed);
         gauge.removed.store(sidecar.removed(), Relaxed);

@@ -26,12 +26,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 use tokio::net::tcp::{ReadHalf, WriteHalf};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 /// What the kernel may hold on each side of the relay, and one read of it.
 pub const SOCKET_BUFFER: usize = 16 << 10;
+
+/// The largest segment. That of loopback is larger than [`SOCKET_BUFFER`], which
+/// makes a receiver close its window until the buffer is empty, and its sender
+/// wait for a timer each time.
+const SEGMENT: u32 = 1400;
 
 /// What a link does to bytes.
 #[derive(Clone, Debug)]
@@ -188,7 +193,9 @@ impl Wan {
     }
 }
 
+/// What a listener has set, its connections inherit.
 fn limit_buffers(socket: &socket2::SockRef<'_>) -> io::Result<()> {
+    socket.set_tcp_mss(SEGMENT)?;
     socket.set_recv_buffer_size(SOCKET_BUFFER)?;
     socket.set_send_buffer_size(SOCKET_BUFFER)
 }
@@ -217,9 +224,8 @@ async fn carry(mut near: TcpStream, shared: Arc<Shared>) {
     if down.is_some() {
         return reset(&near);
     }
-    let Ok(mut far) = TcpStream::connect(shared.target).await else { return reset(&near) };
-    let set_up = near.set_nodelay(true).and(far.set_nodelay(true)).and(limit_buffers(&(&far).into()));
-    if set_up.is_err() {
+    let Ok(mut far) = connect(shared.target).await else { return reset(&near) };
+    if near.set_nodelay(true).is_err() {
         return reset(&near);
     }
     shared.connections.fetch_add(1, Relaxed);
@@ -242,6 +248,13 @@ async fn carry(mut near: TcpStream, shared: Arc<Shared>) {
         reset(&near);
         reset(&far);
     }
+}
+
+async fn connect(target: SocketAddr) -> io::Result<TcpStream> {
+    let socket = if target.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    limit_buffers(&(&socket).into())?;
+    socket.set_nodelay(true)?;
+    socket.connect(target).await
 }
 
 /// Counts a connection as open until dropped.
@@ -285,10 +298,13 @@ async fn pump(
         let may_read = !ended && in_flight < link.in_flight;
         tokio::select! {
             () = clock.sleep_until_some(next), if next.is_some() => {
-                let Some((_, chunk)) = flight.pop_front() else { continue };
-                let Some(chunk) = chunk else { return to.shutdown().await };
-                to.write_all(&chunk).await?;
-                in_flight -= chunk.len();
+                // All that is due, at once: a timer for each would be late.
+                let now = clock.now();
+                while let Some((_, chunk)) = flight.pop_front_if(|(due, _)| *due <= now) {
+                    let Some(chunk) = chunk else { return to.shutdown().await };
+                    to.write_all(&chunk).await?;
+                    in_flight -= chunk.len();
+                }
             }
             readable = readable(&from, clock, resume), if may_read => {
                 readable?;
@@ -447,6 +463,25 @@ mod tests {
             let up = path.wan.traffic().up;
             assert!(up <= most(f64::from(steps) * 0.5), "{up} bytes after {steps} half seconds");
         }
+    }
+
+    #[tokio::test]
+    async fn one_connection_is_not_slowed_by_small_buffers() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let link = Link::with_delay(Duration::from_millis(10));
+        let wan = Wan::start(listener.local_addr().unwrap(), link, Clock::system()).await.unwrap();
+        let mut near = TcpStream::connect(wan.address()).await.unwrap();
+        let mut far = listener.accept().await.unwrap().0;
+        let mut burst = vec![0; 90_000];
+        let begin = std::time::Instant::now();
+        for _ in 0..10 {
+            for _ in 0..10 {
+                near.write_all(&[1; 9000]).await.unwrap();
+            }
+            far.read_exact(&mut burst).await.unwrap();
+        }
+        // With loopback's segments of 64 kB it takes 6 s.
+        assert!(begin.elapsed() < Duration::from_secs(3), "{:?}", begin.elapsed());
     }
 
     #[tokio::test]

@@ -5,7 +5,7 @@ use super::report::{Outage, Outcome, Quantiles};
 use super::screen::Screen;
 use super::{DemoError, Launch, Mode, Options, Relay};
 use crate::bench::ledger::{Change, Kind, Ledger};
-use crate::bench::mesh::{Mesh, Shape};
+use crate::bench::mesh::{Digest, Mesh, Shape};
 use crate::bench::plane::Plane;
 use crate::bench::swarm::{Census, Swarm, Terms};
 use crate::bench::wan::{self, Link, Traffic, Wan};
@@ -180,15 +180,21 @@ impl Stage<'_> {
         let running = all.start..all.end - newcomers;
         let restarted = running.end..all.end;
         let before = self.swarm.census(running.clone(), &self.mesh);
-        self.swarm.restart(restarted.clone());
-        let new = self.swarm.add(newcomers as u32, Duration::ZERO);
+        // Served is who comes to hold what it held, or what its workload does.
+        let held: Vec<_> = all.clone().map(|member| (self.swarm.class(member), self.swarm.held(member))).collect();
+        let restarted: Vec<_> = restarted.map(|member| (member, self.swarm.held(member))).collect();
+        self.swarm.restart(running.end..all.end);
+        let new = self.swarm.add(newcomers as u32, Duration::ZERO).filter_map(|member| {
+            let class = self.swarm.class(member);
+            held.iter().find(|(of, _)| *of == class).map(|(_, held)| (member, *held))
+        });
+        let new: Vec<_> = new.collect();
         while self.clock.now() - cut < UNDER_WAY * 2 + self.options.share(25) {
             self.pause().await;
             self.screen.live(|| self.outage_line(cut, &running, &before, &restarted, &new));
         }
         let after = self.swarm.census(running.clone(), &self.mesh);
-        let served = |members: &Range<usize>| self.swarm.start_times(members.clone());
-        let (restarted, new) = (served(&restarted), served(&new));
+        let (restarted, new) = (self.swarm.served(&restarted), self.swarm.served(&new));
         let outage = Outage {
             span: self.clock.now() - cut,
             changes: self.ledger.changes().len() - changes,
@@ -292,11 +298,10 @@ impl Stage<'_> {
         cut: Moment,
         running: &Range<usize>,
         before: &Census,
-        restarted: &Range<usize>,
-        new: &Range<usize>,
+        restarted: &[(usize, Digest)],
+        new: &[(usize, Digest)],
     ) -> String {
         let now = self.swarm.census(running.clone(), &self.mesh);
-        let served = |members: &Range<usize>| self.swarm.start_times(members.clone()).len();
         format!(
             "  {:4.1} s  cut: {} run, of their resources {} changed, {} removed, {} streams lost · served: {} of {} restarted, {} of {} new",
             (self.clock.now() - cut).as_secs_f64(),
@@ -304,9 +309,9 @@ impl Stage<'_> {
             now.applied - before.applied,
             now.removed - before.removed,
             now.lost - before.lost,
-            served(restarted),
+            self.swarm.served(restarted).len(),
             restarted.len(),
-            served(new),
+            self.swarm.served(new).len(),
             new.len()
         )
     }

@@ -15,6 +15,9 @@ pub struct Waits {
     pub at_once: Duration,
     /// At least this long after a refusal that does not pass by itself.
     pub refused: Duration,
+    /// A stream that was asked and has said nothing since ends after this, though
+    /// its connection answers pings: a gateway may do that for a server it lost.
+    pub mute: Duration,
 }
 
 impl Default for Waits {
@@ -25,6 +28,7 @@ impl Default for Waits {
             healthy: Duration::from_secs(60),
             at_once: Duration::from_secs(1),
             refused: Duration::from_secs(30),
+            mute: Duration::from_secs(60),
         }
     }
 }

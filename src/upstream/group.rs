@@ -224,6 +224,7 @@ impl Driver {
             node: self.handle.presented(),
             metadata: &metadata,
             timing: &self.shared.timing,
+            mute: self.shared.waits.mute,
             metrics: &self.shared.metrics,
         };
         // Without room we wait for the next turn.

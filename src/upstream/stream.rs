@@ -37,6 +37,8 @@ pub(super) enum Loss {
     SendStall(Duration),
     #[error("a response did not grow for {0:?}")]
     Drip(Duration),
+    #[error("it was asked and said nothing for {0:?}, though its connection stands")]
+    Mute(Duration),
 }
 
 impl Loss {
@@ -47,6 +49,7 @@ impl Loss {
             Self::Unreadable(_) => "unreadable",
             Self::SendStall(_) => "send_stall",
             Self::Drip(_) => "drip",
+            Self::Mute(_) => "mute",
         }
     }
 }
@@ -96,6 +99,7 @@ pub(super) struct Stream {
     sending: Still,
     receiving: Still,
     send_stall: Duration,
+    mute: Duration,
     _place: Place,
     _counted: OpenStream,
 }
@@ -123,6 +127,7 @@ pub(super) struct Opening<'a> {
     pub(super) node: Presented,
     pub(super) metadata: &'a HeaderMap,
     pub(super) timing: &'a Timing,
+    pub(super) mute: Duration,
     pub(super) metrics: &'a Metrics,
 }
 
@@ -146,6 +151,7 @@ impl Stream {
             sending: Still::default(),
             receiving: Still::default(),
             send_stall: with.timing.send_stall,
+            mute: with.mute,
             _place: place,
             _counted: with.metrics.stream_opened(with.variant),
         })
@@ -226,7 +232,17 @@ impl Stream {
         if receiving.is_some_and(|since| now.since(since) >= DRIP) {
             return Err(Loss::Drip(DRIP));
         }
+        if self.mute_at().is_some_and(|at| at <= now) {
+            return Err(Loss::Mute(self.mute));
+        }
         Ok(())
+    }
+
+    /// When silence shows that nobody listens: an ask must be answered, and
+    /// nothing at all was said since.
+    fn mute_at(&self) -> Option<Moment> {
+        let asked = self.session.oldest_unanswered()?;
+        self.session.last_heard().is_none_or(|heard| heard < asked).then(|| asked + self.mute)
     }
 
     fn stillness(&mut self, now: Moment) -> (Option<Moment>, Option<Moment>) {
@@ -239,6 +255,6 @@ impl Stream {
     pub(super) fn deadline(&mut self, now: Moment) -> Option<Moment> {
         let (sending, receiving) = self.stillness(now);
         let watch = earliest(sending.map(|since| since + self.send_stall), receiving.map(|since| since + DRIP));
-        earliest(self.session.deadline(), watch)
+        earliest(earliest(self.session.deadline(), self.mute_at()), watch)
     }
 }

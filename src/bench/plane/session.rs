@@ -97,6 +97,8 @@ impl Session {
             let gone = held.into_keys().collect::<Vec<_>>();
             let gone = self.mesh.named(self.class, family, gone.iter()).removed;
             if let Some(due) = &mut self.types[family as usize].due {
+                // Some are asked for as well, and so known to be gone.
+                let gone: BTreeSet<Name> = due.removed.drain(..).chain(gone).collect();
                 due.removed.extend(gone);
             }
         } else if !names.is_empty() {
