@@ -17,6 +17,7 @@ use crate::transport::server::{self, BindError, Listen};
 use crate::transport::tls::TlsError;
 use crate::upstream::{self, SetupError, Upstream};
 use crate::xds::Timing;
+use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -49,11 +50,11 @@ impl Default for Options {
 pub enum StartError {
     #[error("{0}")]
     Admin(#[from] AdminError),
-    #[error("{0}")]
+    #[error("--listen: {0}")]
     Bind(#[from] BindError),
     #[error("TLS towards sidecars: {0}")]
     Tls(#[from] TlsError),
-    #[error("{0}")]
+    #[error("--upstream: {0}")]
     Upstream(#[from] SetupError),
 }
 
@@ -76,6 +77,7 @@ pub async fn start(config: Config, options: Options) -> Result<Running, StartErr
     let store = Store::new();
     let mut registry = Registry::with_prefix("outpost");
     let exchange = Exchange::new(store.clone(), timing.clone(), clock.clone());
+    registry.register("build", "The program that runs", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
     exchange.register(&mut registry);
     let upstream = Upstream::new(
         &config.upstream,
@@ -86,13 +88,14 @@ pub async fn start(config: Config, options: Options) -> Result<Running, StartErr
     )?;
     let listener = admin::bind(config.admin).await?;
     let admin = listener.local_addr().unwrap_or(config.admin.address);
+    let below = registry.sub_registry_with_prefix("downstream");
     let parts = Parts {
         exchange: exchange.clone(),
         store: store.clone(),
         rules: config.rules.clone(),
         clock: clock.clone(),
-        metrics: downstream::Metrics::register(&mut registry),
-        connections: server::Metrics::register(&mut registry),
+        metrics: downstream::Metrics::register(below),
+        connections: server::Metrics::register(below),
     };
     let downstream = Arc::new(downstream::serve(downstream::Settings::of(&config, timing)?, parts)?);
 
@@ -105,12 +108,12 @@ pub async fn start(config: Config, options: Options) -> Result<Running, StartErr
         clients: reports::clients(downstream.clone(), clock.clone()),
         groups: reports::groups(exchange.clone(), clock.clone()),
         upstreams: reports::upstreams(upstream.clone(), clock.clone()),
-        explain: reports::explain(downstream.clone(), exchange.clone(), clock),
+        explain: reports::explain(downstream.clone(), exchange.clone(), clock.clone()),
     };
     let mut tasks = JoinSet::new();
     tasks.spawn(exchange.clone().run());
     tasks.spawn(upstream.clone().run());
-    tasks.spawn(tell_health(downstream.clone(), facts));
+    tasks.spawn(tell_health(downstream.clone(), clock, facts));
     tasks.spawn(admin::serve(listener, sources, async {
         let _ = stopped.await;
     }));
@@ -142,7 +145,7 @@ fn facts(
 }
 
 /// Health checks over gRPC say what `/readyz` says.
-async fn tell_health(downstream: Arc<Downstream>, facts: impl Fn() -> Facts) {
+async fn tell_health(downstream: Arc<Downstream>, clock: Clock, facts: impl Fn() -> Facts) {
     let mut told = None;
     loop {
         let ready = facts().ready();
@@ -151,7 +154,7 @@ async fn tell_health(downstream: Arc<Downstream>, facts: impl Fn() -> Facts) {
             tracing::info!(ready, "readiness");
             told = Some(ready);
         }
-        tokio::time::sleep(READY_LOOK).await;
+        clock.sleep_until(clock.now() + READY_LOOK).await;
     }
 }
 
@@ -179,6 +182,13 @@ impl Running {
 
     pub fn downstream(&self) -> &Arc<Downstream> {
         &self.downstream
+    }
+
+    /// Returns when a part ended that should not: a defect of ours.
+    pub async fn broke(&mut self) {
+        if let Some(Err(error)) = self.tasks.join_next().await {
+            tracing::error!(%error, "a part of the program ended");
+        }
     }
 
     /// Not ready, no new connection, GOAWAY; streams end spread over the drain

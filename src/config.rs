@@ -42,9 +42,20 @@ impl Config {
     /// default does.
     pub fn warnings(&self) -> Vec<&'static str> {
         let trusting = self.rules.secrets() == crate::group::Secrets::TrustNetwork;
-        let text = "--secrets trustNetwork: secrets are served to whoever can connect; use identity where clients have \
-                    certificates";
-        trusting.then_some(text).into_iter().collect()
+        let open = self.downstream.tls.is_none() && self.downstream.listen.iter().any(|listen| !listen.is_local());
+        let table = [
+            (
+                trusting,
+                "--secrets trustNetwork: secrets are served to whoever can connect; use identity where clients have \
+                 certificates",
+            ),
+            (
+                open,
+                "sidecars connect in plain text, so whoever reaches --listen can state any node and read what it \
+                 gets; give --tls-cert, --tls-key and --client-ca",
+            ),
+        ];
+        table.into_iter().filter_map(|(holds, text)| holds.then_some(text)).collect()
     }
 }
 

@@ -68,13 +68,21 @@ async fn serve(flags: &Flags) -> Result<Outcome, Failure> {
     }
     let internal = |error| Failure::Internal(format!("cannot listen for signals: {error}"));
     let mut signals = Signals::new().map_err(internal)?;
+    let wanted = config.admin.address;
     let start = app::start(config, app::Options::default()).await;
-    let running = start.map_err(|error| Failure::Config(error.to_string()))?;
+    let mut running = start.map_err(|error| Failure::Config(error.to_string()))?;
     for address in running.addresses() {
         tracing::info!(%address, "sidecars are served");
     }
-    tracing::info!(address = %running.admin(), "operators are answered");
-    signals.next().await;
+    if wanted.port() == 0 || running.admin() == wanted {
+        tracing::info!(address = %running.admin(), "operators are answered");
+    } else {
+        tracing::warn!(address = %running.admin(), %wanted, "operators are answered on a free port: the default is taken");
+    }
+    tokio::select! {
+        () = signals.next() => {}
+        () = running.broke() => return Err(Failure::Internal("a part of the program ended; the log says which".into())),
+    }
     tracing::info!("stopping: streams end over the drain window; a second signal ends them at once");
     tokio::select! {
         () = running.stop() => {}

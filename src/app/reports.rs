@@ -30,7 +30,11 @@ pub(super) fn clients(downstream: Arc<Downstream>, clock: Clock) -> Source<Optio
 }
 
 pub(super) fn groups(exchange: Arc<Exchange>, clock: Clock) -> Source<(), Vec<Group>> {
-    source(move |()| exchange.groups().iter().map(|handle| group(clock.now(), handle)).collect())
+    source(move |()| {
+        let mut groups: Vec<_> = exchange.groups().iter().map(|handle| group(clock.now(), handle)).collect();
+        groups.sort_by(|a, b| a.key.cmp(&b.key));
+        groups
+    })
 }
 
 pub(super) fn upstreams(upstream: Arc<Upstream>, clock: Clock) -> Source<(), Vec<Address>> {

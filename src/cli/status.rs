@@ -43,7 +43,7 @@ fn render(clients: &[Client], upstreams: &[Upstream]) -> String {
     if unmatched > 0 {
         let nodes = count(unmatched, "stream");
         text.push_str(&format!(
-            "error: {nodes} lack a field that --group names, so each node has a group of its own\n"
+            "error: {nodes} without a field that --group names: each such node has a group of its own\n"
         ));
     }
     if !clients.is_empty() {
@@ -201,7 +201,7 @@ a     perNode  SYNCED    90s   cds eds
         lost.rule = "unmatched".into();
         lost.unmatched = Some("metadata.NAMESPACE".into());
         let text = render(&[lost], &[]);
-        assert!(text.contains("error: 1 stream lack a field that --group names"), "{text}");
+        assert!(text.contains("error: 1 stream without a field that --group names"), "{text}");
         assert!(text.contains("the node has no metadata.NAMESPACE"), "{text}");
     }
 }

@@ -26,7 +26,7 @@ pub enum TlsError {
     Unreadable { what: &'static str, path: PathBuf, source: std::io::Error },
     #[error("{what} {} is not PEM ({detail}); write it as PEM", path.display())]
     NotPem { what: &'static str, path: PathBuf, detail: String },
-    #[error("{what} {} is PEM but holds nothing of the kind", path.display())]
+    #[error("{what} {} holds nothing of the kind; name a PEM file that does", path.display())]
     Empty { what: &'static str, path: PathBuf },
     #[error("certificate {} and key {} do not belong together; write both from one issuance", cert.display(), key.display())]
     Mismatch { cert: PathBuf, key: PathBuf },

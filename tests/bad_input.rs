@@ -1,0 +1,268 @@
+//! Runs the table bad_input.txt: what is given at start against the real
+//! program, what a control plane sends against an Outpost in this process, with
+//! a sidecar that must go on being served.
+
+#[path = "support/mod.rs"]
+#[allow(dead_code, unreachable_pub, reason = "a library in all but name")]
+mod support;
+
+use clap::Parser;
+use outpost::app::{self, Running};
+use outpost::cli::{Cli, Verb};
+use outpost::clock::Clock;
+use outpost::config::Config;
+use outpost::proto::core::Node;
+use outpost::proto::discovery::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
+use outpost::proto::discovery::{DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse, Resource};
+use outpost::proto::protobuf::Any;
+use outpost::transport::frame::Limit;
+use outpost::transport::server::{self, Bound, Call, Handler, Listen};
+use outpost::xds::{Ask, Limits, Status, code};
+use prost::Message;
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use support::tls::Authority;
+use support::{check, eventually, http};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpListener;
+use tokio_stream::StreamExt;
+
+const CDS: &str = "type.googleapis.com/envoy.config.cluster.v3.Cluster";
+const EDS: &str = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment";
+
+/// The rows with so many columns.
+fn rows(columns: usize) -> Vec<Vec<&'static str>> {
+    let lines = include_str!("bad_input.txt").lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
+    let rows: Vec<Vec<_>> = lines.map(|line| line.split('|').map(str::trim).collect()).collect();
+    assert!(rows.iter().all(|row| [3, 4].contains(&row.len())), "a row has too many columns or too few");
+    rows.into_iter().filter(|row| row.len() == columns).collect()
+}
+
+struct Files {
+    cert: String,
+    key: String,
+    other_key: String,
+    text: String,
+}
+
+impl Files {
+    fn write(dir: &Path) -> Self {
+        let authority = Authority::new();
+        let one = authority.write(dir, "one", &authority.server("localhost"));
+        let other = authority.write(dir, "other", &authority.server("localhost"));
+        let text = dir.join("text");
+        std::fs::write(&text, "no certificate").unwrap();
+        let name = |path: &Path| path.to_str().unwrap().to_owned();
+        Self { cert: name(&one.certificate), key: name(&one.key), other_key: name(&other.key), text: name(&text) }
+    }
+}
+
+/// The flags of a row.
+fn flags(input: &str, files: &Files, taken: &str) -> Vec<String> {
+    let Files { cert, key, other_key, text } = files;
+    let flags: Vec<(&str, &str)> = match input {
+        "no control plane" => vec![("--upstream", "")],
+        "unknown flag" => vec![("--nothing", "1")],
+        "listen port in use" => vec![("--listen", taken)],
+        "admin port in use" => vec![("--admin", taken)],
+        "unix socket without its path" => vec![("--listen", "unix:/nonexistent/socket")],
+        "certificate is missing" => vec![("--tls-cert", "/nonexistent"), ("--tls-key", key)],
+        "certificate is no PEM" => vec![("--tls-cert", text), ("--tls-key", key)],
+        "certificate without key" => vec![("--tls-cert", cert)],
+        "mismatched key" => vec![("--tls-cert", cert), ("--tls-key", other_key)],
+        "client CA holds a key" => vec![("--tls-cert", cert), ("--tls-key", key), ("--client-ca", key)],
+        "upstream CA is missing" => vec![("--upstream-ca", "/nonexistent")],
+        "token in plain text" => vec![("--upstream-token-file", text)],
+        other => panic!("bad_input.txt has a row that is not tried: {other}"),
+    };
+    let given = |flag: &str| flags.iter().any(|(given, _)| *given == flag);
+    let base = [("--listen", "127.0.0.1:0"), ("--admin", "127.0.0.1:0"), ("--upstream", "127.0.0.1:1")];
+    let base = base.into_iter().filter(|(flag, _)| !given(flag));
+    base.chain(flags.iter().copied()).map(|(flag, value)| format!("{flag}={value}")).collect()
+}
+
+#[test]
+fn what_cannot_be_started_says_why_and_what_to_do() {
+    let dir = tempfile::tempdir().unwrap();
+    let files = Files::write(dir.path());
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = listener.local_addr().unwrap().to_string();
+    let rows = rows(3);
+    assert!(rows.len() >= 12);
+    for row in rows {
+        let [input, code, pattern] = row[..] else { unreachable!("three columns") };
+        let mut command = Command::new(env!("CARGO_BIN_EXE_outpost"));
+        let output = command.arg("serve").args(flags(input, &files, &taken)).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), code.parse().ok(), "{input}: {said}");
+        assert!(said.contains(pattern), "{input}: {said}");
+        assert!(output.stdout.is_empty(), "{input}: messages are no data");
+    }
+}
+
+/// An Outpost in this process in front of `upstream`.
+async fn outpost(upstream: u16, extra: &[&str]) -> Running {
+    let upstream = format!("--upstream=127.0.0.1:{upstream}");
+    let base = ["outpost", "serve", "--listen=127.0.0.1:0", "--admin=127.0.0.1:0", &upstream];
+    let Verb::Serve(flags) = Cli::try_parse_from(base.iter().chain(extra)).unwrap().verb else { unreachable!() };
+    let mut options = app::Options::default();
+    options.timing.cold_grace = Duration::from_millis(300);
+    app::start(Config::check(&flags).unwrap(), options).await.unwrap()
+}
+
+/// What one sidecar gets first: names, or why not.
+async fn served(outpost: &Running, node: &str) -> Result<Vec<String>, tonic::Status> {
+    let Some(Listen::Tcp(address)) = outpost.addresses().first() else { panic!("no TCP") };
+    let mut client = AggregatedDiscoveryServiceClient::connect(format!("http://{address}")).await.unwrap();
+    let node = Some(Node { id: node.into(), ..Node::default() });
+    let ask = DiscoveryRequest { node, type_url: CDS.into(), ..Default::default() };
+    let asks = tokio_stream::once(ask).chain(tokio_stream::pending());
+    let mut answers = client.stream_aggregated_resources(asks).await?.into_inner();
+    let answer = tokio::time::timeout(support::PATIENCE, answers.message()).await.expect("an answer in time")?;
+    let answer: DiscoveryResponse = answer.expect("the stream stands");
+    let name = |any: &Any| outpost::xds::wire::first_string(&any.value, 1).unwrap();
+    Ok(answer.resources.iter().map(name).collect())
+}
+
+/// A control plane that gives each stream one good cluster and, when that was
+/// acknowledged, what the row says: once.
+struct Bad {
+    input: &'static str,
+    given: AtomicBool,
+    nacks: std::sync::Mutex<Vec<Status>>,
+}
+
+fn cluster(name: &str) -> Resource {
+    let mut value = outpost::xds::wire::Writer::default();
+    value.string(1, name);
+    let any = Any { type_url: CDS.into(), value: value.finish() };
+    Resource { name: name.into(), version: "1".into(), resource: Some(any), ..Default::default() }
+}
+
+fn response(type_url: &str, nonce: &str, resources: Vec<Resource>) -> Vec<u8> {
+    let (type_url, nonce) = (type_url.into(), nonce.into());
+    DeltaDiscoveryResponse { type_url, nonce, resources, ..Default::default() }.encode_to_vec()
+}
+
+impl Bad {
+    /// One message, or what takes the place of one.
+    fn message(&self) -> Vec<u8> {
+        match self.input {
+            "names stated twice" => response(CDS, "bad", vec![cluster("c1"), cluster("c2"), cluster("c1")]),
+            "resource of another type" => {
+                let mut other = cluster("c2");
+                other.resource = Some(Any { type_url: EDS.into(), ..Default::default() });
+                response(CDS, "bad", vec![other])
+            }
+            // Field 2, a resource, whose own first field is longer than it is.
+            "resource that is cut off" => [&response(CDS, "bad", vec![])[..], &[0x12, 2, 0x1a, 9]].concat(),
+            "type that nobody asked for" => response(EDS, "bad", vec![]),
+            "no protobuf at all" | "no gRPC framing" => vec![0xff; 20],
+            other => panic!("bad_input.txt has a row that is not tried: {other}"),
+        }
+    }
+}
+
+impl Handler for Bad {
+    async fn handle(self: Arc<Self>, call: Call) {
+        if self.input == "gRPC without xDS" {
+            return call.refuse(&Status::new(code::UNIMPLEMENTED, "no such service"));
+        }
+        let Some((mut asks, mut say)) = call.accept(Limit { bytes: 1 << 20, remedy: "" }) else { return };
+        while let Some(Ok(message)) = asks.next().await {
+            let Ok(ask) = Ask::read_delta(message, Limits::default()) else { return };
+            let sent = match (&ask.error, ask.nonce.as_str()) {
+                (Some(status), _) => {
+                    self.nacks.lock().unwrap().push(status.clone());
+                    continue;
+                }
+                (None, "") if ask.type_url == CDS => say.push(&[], response(CDS, "good", vec![cluster("c1")]).into()),
+                (None, "good") if !self.given.swap(true, Ordering::Relaxed) => {
+                    if self.input == "no gRPC framing" {
+                        say.push_framed(self.message().into());
+                        Ok(())
+                    } else {
+                        say.push(&[], self.message().into())
+                    }
+                }
+                _ => continue,
+            };
+            if sent.is_err() || say.flush().await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+/// Answers each connection with `bytes` and hangs up.
+async fn socket(bytes: &'static [u8]) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((mut socket, _)) = listener.accept().await {
+            let _ = socket.write_all(bytes).await;
+            let _ = socket.shutdown().await;
+        }
+    });
+    port
+}
+
+/// What a row's control plane is: its port, where NACKs are written down, and
+/// what keeps it alive.
+async fn control_plane(input: &'static str) -> (u16, Option<(Arc<Bad>, server::Server)>) {
+    match input {
+        "nothing listens" => return (support::process::free_port(), None),
+        "an HTTP/1 server" => return (socket(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n").await, None),
+        "a server that hangs up" => return (socket(b"").await, None),
+        _ => {}
+    }
+    let bad = Arc::new(Bad { input, given: AtomicBool::default(), nacks: Default::default() });
+    let bound = Bound::bind(&[Listen::Tcp(([127, 0, 0, 1], 0).into())]).unwrap();
+    let Some(Listen::Tcp(address)) = bound.addresses().first().cloned() else { panic!("no TCP") };
+    let server = bound.serve(server::Settings::default(), Clock::system(), server::Metrics::default(), bad.clone());
+    (address.port(), Some((bad, server)))
+}
+
+async fn try_row(input: &'static str, said: &str, metric: &str, wanted: &str) {
+    let (port, bad) = control_plane(input).await;
+    let extra: &[&str] = if input == "plain text where TLS is due" { &["--upstream-tls"] } else { &[] };
+    let outpost = outpost(port, extra).await;
+    let admin = outpost.admin().port();
+    let first = served(&outpost, "n1").await;
+    let metric = format!("outpost_upstream_{metric}");
+    eventually(&format!("{input}: {metric}"), || async {
+        let text = http::get(admin, "admin", "/metrics").await?.body;
+        let counts = |line: &str| line.strip_prefix(&metric).is_some_and(|count| count.trim() != "0");
+        check(text.lines().any(counts), || text.clone())
+    })
+    .await;
+    eventually(&format!("{input}: {said}"), || async {
+        let shown = http::get(admin, "admin", "/upstreams").await?.body;
+        let nacks = bad.as_ref().map(|(bad, _)| bad.nacks.lock().unwrap().clone()).unwrap_or_default();
+        let nacked = nacks.iter().any(|status| status.message.contains(said));
+        check(nacked || shown.contains(said), || format!("{nacks:?} {shown}"))
+    })
+    .await;
+    // Another stream of the same node is served from what is held.
+    let again = served(&outpost, "n1").await;
+    for got in [first, again] {
+        match (wanted, got) {
+            ("held", Ok(names)) => assert_eq!(names, ["c1"], "{input}"),
+            ("UNAVAILABLE", Err(status)) => assert_eq!(status.code(), tonic::Code::Unavailable, "{input}: {status}"),
+            (wanted, got) => panic!("{input}: {wanted} was wanted, not {got:?}"),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_control_plane_says_wrong_is_refused_and_what_is_held_is_served() {
+    let rows = rows(4);
+    assert!(rows.len() >= 11);
+    for row in rows {
+        let [input, said, metric, wanted] = row[..] else { unreachable!("four columns") };
+        try_row(input, said, metric, wanted).await;
+    }
+}

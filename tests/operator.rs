@@ -1,0 +1,160 @@
+//! What an operator sees of the real program: a control plane, `outpost serve`
+//! and a sidecar, each over real sockets.
+
+#[path = "support/mod.rs"]
+#[allow(dead_code, unreachable_pub, reason = "a library in all but name")]
+mod support;
+
+use outpost::proto::core::Node;
+use outpost::proto::discovery::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
+use outpost::proto::discovery::{DiscoveryRequest, DiscoveryResponse};
+use outpost::proto::rpc;
+use std::process::Command;
+use support::control_plane::ControlPlane;
+use support::outpost::Outpost;
+use support::{check, eventually, resources};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::UnboundedReceiverStream;
+
+const CDS: &str = "type.googleapis.com/envoy.config.cluster.v3.Cluster";
+
+/// A stream by a stock client.
+struct Sidecar {
+    asks: mpsc::UnboundedSender<DiscoveryRequest>,
+    answers: tonic::Streaming<DiscoveryResponse>,
+}
+
+impl Sidecar {
+    async fn connect(port: u16, id: &str) -> Self {
+        let mut client = AggregatedDiscoveryServiceClient::connect(format!("http://127.0.0.1:{port}")).await.unwrap();
+        let (asks, requests) = mpsc::unbounded_channel();
+        let node = Some(Node { id: id.into(), ..Node::default() });
+        asks.send(DiscoveryRequest { node, type_url: CDS.into(), ..Default::default() }).unwrap();
+        let answers = client.stream_aggregated_resources(UnboundedReceiverStream::new(requests)).await.unwrap();
+        Self { asks, answers: answers.into_inner() }
+    }
+
+    async fn hear(&mut self) -> DiscoveryResponse {
+        let answer = tokio::time::timeout(support::PATIENCE, self.answers.message()).await;
+        answer.expect("an answer in time").expect("no error").expect("the stream stands")
+    }
+
+    /// ACK, or NACK where there is an error.
+    fn answer(&self, response: &DiscoveryResponse, error: Option<&str>) {
+        let ask = DiscoveryRequest {
+            type_url: CDS.into(),
+            response_nonce: response.nonce.clone(),
+            version_info: response.version_info.clone(),
+            error_detail: error.map(|text| rpc::Status { code: 13, message: text.into(), ..Default::default() }),
+            ..Default::default()
+        };
+        self.asks.send(ask).unwrap();
+    }
+}
+
+async fn shows(outpost: &Outpost, what: &str, verb: &[&str], wanted: &[&str]) -> String {
+    eventually(what, || async {
+        let text = outpost.run(verb)?;
+        check(wanted.iter().all(|wanted| text.contains(wanted)), || text.clone())?;
+        Ok(text)
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_happens_can_be_seen() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut control_plane = ControlPlane::start().await;
+    control_plane.edit(|world| world.set(&resources::cluster("c1")));
+    let outpost = Outpost::start(dir.path(), control_plane.port, &[]).await;
+    let nobody = outpost.run(&["status"]).unwrap();
+    assert!(nobody.contains("no sidecar is connected"), "{nobody}");
+
+    let mut sidecar = Sidecar::connect(outpost.port, "n1").await;
+    let first = sidecar.hear().await;
+    assert_eq!(first.resources.len(), 1);
+    shows(&outpost, "it has not answered", &["status"], &["1 stale", "n1", "cds STALE", "waits for turn"]).await;
+    sidecar.answer(&first, None);
+    let table = shows(&outpost, "it is in sync", &["status", "--check"], &["1 stream: 1 synced", "perNode"]).await;
+    assert!(table.contains(&format!("upstream 127.0.0.1:{}: ", control_plane.port)), "{table}");
+    let why = outpost.run(&["explain", "n1", "cds", "c1"]).unwrap();
+    for wanted in ["node n1: stream", "(ads, sotw)", "rule perNode", "cds: SYNCED", "resource c1: subscribed by"] {
+        assert!(why.contains(wanted), "no {wanted:?} in:\n{why}");
+    }
+
+    control_plane.edit(|world| world.set(&resources::cluster("bad")));
+    let second = sidecar.hear().await;
+    sidecar.answer(&second, Some("cluster bad: no such filter"));
+    shows(&outpost, "the rejection", &["status"], &["REJECTED", "cds REJECTED", "cluster bad: no such filter"]).await;
+    let json: serde_json::Value = serde_json::from_str(&outpost.run(&["status", "-o", "json"]).unwrap()).unwrap();
+    assert_eq!(json["apiVersion"], "outpost/v1");
+    assert_eq!(json["items"][0]["types"][0]["sync"], "REJECTED");
+    assert_eq!(json["items"][0]["types"][0]["lastNack"]["text"], "cluster bad: no such filter");
+    let refused = outpost.run(&["status", "--check"]).unwrap_err();
+    assert!(refused.starts_with("[\"status\", \"--check\"]"), "{refused}");
+    let missing = outpost.run(&["explain", "n2"]).unwrap_err();
+    assert!(missing.starts_with("[\"explain\", \"n2\"]"), "{missing}");
+
+    let groups = outpost.json("/groups").await.unwrap();
+    assert_eq!(groups["items"][0]["key"], "n1;node");
+    assert_eq!(groups["items"][0]["types"][0]["resources"], 2);
+    let metrics = outpost.admin("/metrics").await.unwrap();
+    for wanted in [
+        "outpost_build_info{version=",
+        "outpost_groups 1",
+        "outpost_downstream_streams{service=\"ads\",variant=\"sotw\"} 1",
+        "outpost_downstream_requests_total{type=\"cds\",kind=\"nack\"} 1",
+        "outpost_upstream_streams{variant=\"delta\"} 1",
+        "outpost_downstream_convergence_seconds_count",
+    ] {
+        assert!(metrics.contains(wanted), "no {wanted} in:\n{metrics}");
+    }
+    assert!(!metrics.contains("n1"), "a node in the metrics");
+
+    control_plane.kill();
+    let lost = ["not connected", "what is held is served", "REJECTED"];
+    shows(&outpost, "the loss of the upstream", &["status"], &lost).await;
+    let ready = outpost.admin("/readyz?verbose").await.unwrap();
+    assert!(ready.contains("[+]snapshot held") && ready.ends_with("\nready\n"), "{ready}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sigterm_drains() {
+    let dir = tempfile::tempdir().unwrap();
+    let control_plane = ControlPlane::start().await;
+    control_plane.edit(|world| world.set(&resources::cluster("c1")));
+    let mut outpost = Outpost::start(dir.path(), control_plane.port, &["--drain=2s"]).await;
+    let mut sidecar = Sidecar::connect(outpost.port, "n1").await;
+    let first = sidecar.hear().await;
+    sidecar.answer(&first, None);
+
+    let id = outpost.id().to_string();
+    assert!(Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
+    let ended = tokio::time::timeout(support::PATIENCE, sidecar.answers.message()).await.expect("an end in time");
+    assert!(matches!(&ended, Ok(None)), "an end in order, not {ended:?}");
+    eventually("the process ends by itself", || {
+        let ended = outpost.alive().err();
+        async move { ended.ok_or_else(|| "it runs".to_owned()) }
+    })
+    .await;
+    let said = outpost.alive().unwrap_err();
+    assert!(said.contains("exit status: 0"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_default_admin_address_may_move() {
+    // Whether this bind or another program has it: it is taken.
+    let _taken = std::net::TcpListener::bind("127.0.0.1:19901");
+    let dir = tempfile::tempdir().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_outpost"));
+    command.args(["serve", "--listen=127.0.0.1:0", "--upstream=127.0.0.1:1"]).env_remove("OUTPOST_ADMIN");
+    let mut process = support::process::Process::start(dir.path(), "moved", &mut command);
+    eventually("the log names the address", || {
+        let (log, alive) = (process.log(), process.alive());
+        async move {
+            alive?;
+            check(log.contains("operators are answered on a free port: the default is taken"), || log)
+        }
+    })
+    .await;
+}
