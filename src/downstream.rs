@@ -30,6 +30,7 @@ use crate::clock::Clock;
 use crate::content::Store;
 use crate::exchange::Exchange;
 use crate::group::Rules;
+use crate::transport::frame::Budget;
 use crate::transport::server::{self, BindError, Bound, Call, Handler, Listen, Server};
 use crate::xds::{Status, code};
 use nacks::Nacks;
@@ -63,6 +64,8 @@ struct Shared {
     clients: Arc<Clients>,
     nacks: Nacks,
     side: Side,
+    /// For requests that are half here.
+    budget: Arc<Budget>,
 }
 
 /// Listens where the settings say and serves from then on. Needs a runtime.
@@ -72,7 +75,9 @@ pub fn serve(settings: Settings, parts: Parts) -> Result<Downstream, BindError> 
     let (clients, side) = (Arc::new(Clients::default()), Side::new());
     let (clock, connections) = (parts.clock.clone(), parts.connections.clone());
     let transport = settings.transport.clone();
-    let shared = Shared { settings, parts, clients: clients.clone(), nacks: Nacks::default(), side: side.clone() };
+    let budget = Budget::new(settings.half_requests);
+    let shared =
+        Shared { settings, parts, clients: clients.clone(), nacks: Nacks::default(), side: side.clone(), budget };
     let server = bound.serve(transport, clock, connections, Arc::new(shared));
     Ok(Downstream { addresses, clients, side, server })
 }

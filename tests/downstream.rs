@@ -3,6 +3,8 @@
 
 mod downstream {
     mod bad_input;
+    mod descriptors;
+    mod identity;
     mod pace;
     mod serving;
     mod stack;

@@ -87,6 +87,13 @@ impl Metrics {
             unimplemented: Counter::default(),
             latency: Family::new_with_constructor(|| Histogram::new(SECONDS)),
         };
+        registry.register_with_unit(
+            "push_convergence",
+            "Time of a change since it came from upstream",
+            Unit::Seconds,
+            this.latency.clone(),
+        );
+        let registry = registry.sub_registry_with_prefix("downstream");
         registry.register("streams", "Open streams of sidecars", this.streams.clone());
         registry.register("streams_ended", "Streams by why they ended", this.ended.clone());
         registry.register("requests", "Requests by what they were", this.requests.clone());
@@ -95,16 +102,10 @@ impl Metrics {
         registry.register_with_unit("response_size", "Size of a response", Unit::Bytes, this.response_size.clone());
         registry.register(
             "rejected",
-            "Streams refused or ended because of what the client sent",
+            "Streams that this server refused or ended, by what was wrong",
             this.rejected.clone(),
         );
         registry.register("unimplemented", "Calls of methods that are not served", this.unimplemented.clone());
-        registry.register_with_unit(
-            "convergence",
-            "Time of a change since it came from upstream",
-            Unit::Seconds,
-            this.latency.clone(),
-        );
         this
     }
 

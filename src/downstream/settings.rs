@@ -17,6 +17,8 @@ pub struct Settings {
     pub session: Arc<SessionSettings>,
     /// Of one request.
     pub message_limit: Limit,
+    /// Bytes that all requests that are half here may hold.
+    pub half_requests: usize,
     /// A stream whose first request takes longer is ended, and one whose
     /// request stands still half-way this long.
     pub request_timeout: Duration,
@@ -26,6 +28,9 @@ pub struct Settings {
 
 /// The id under which clients without a node are served, where they may be (C-006).
 const NODELESS: &str = "nodeless";
+
+/// By default, and never less than one request may have.
+const HALF_REQUESTS: usize = 512 << 20;
 
 impl Settings {
     /// Reads the certificates that `config` names.
@@ -46,6 +51,7 @@ impl Settings {
             transport,
             session: Arc::new(session(config, timing)),
             message_limit: Limit { bytes: limits.message_bytes, remedy: "raise --max-message-bytes" },
+            half_requests: HALF_REQUESTS.max(limits.message_bytes),
             request_timeout: Duration::from_secs(30),
             identifier: config.identifier.as_str().into(),
         })

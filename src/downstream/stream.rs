@@ -25,12 +25,13 @@ use futures_util::FutureExt;
 use h2::Reason;
 use pace::Pace;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 use tokio::sync::Notify;
 
 /// Serves one stream until it ends.
 pub(super) async fn run(shared: Arc<Shared>, call: Call, scope: Scope, variant: Variant, service: &'static str) {
     let peer = call.peer.clone();
-    let Some((messages, sender)) = call.accept(shared.settings.message_limit) else {
+    let Some((messages, sender)) = call.accept(shared.settings.message_limit, &shared.budget) else {
         return shared.parts.metrics.rejected("not_grpc");
     };
     let reason = Stream::new(&shared, &peer, messages, sender, scope, variant, service).run().await;
@@ -55,9 +56,16 @@ struct Stream<'a> {
     flight: Option<Flight>,
     pace: Pace,
     ends: Ends,
+    /// Deadlines that passed one after the other, without anything else.
+    alarms: u32,
     /// How the stream ends, as soon as the bytes that wait are gone.
     closing: Option<Closing>,
 }
+
+/// After a few alarms in a row the next is not at once: a deadline that nothing
+/// comes of must not cost a processor.
+const ALARMS: u32 = 3;
+const SNOOZE: Duration = Duration::from_millis(10);
 
 struct Flight {
     type_url: TypeUrl,
@@ -115,6 +123,7 @@ impl<'a> Stream<'a> {
             flight: None,
             pace: Pace::new(now),
             ends: Ends::new(peer.ending()),
+            alarms: 0,
             closing: None,
         }
     }
@@ -124,6 +133,7 @@ impl<'a> Stream<'a> {
         loop {
             let event = self.next().await;
             let now = self.now();
+            self.alarms = if matches!(event, Event::Time) { self.alarms.saturating_add(1) } else { 0 };
             match event {
                 Event::Message(Some(Ok(message))) => self.hear(now, message),
                 // Half-close: the client is done (C-016).
@@ -177,6 +187,8 @@ impl<'a> Stream<'a> {
         }
         // What waits to be sent is sent first: the session has nothing to do before.
         let session = if self.sender.waiting() > 0 { None } else { self.listed.client.session().deadline() };
+        let snooze = (self.alarms > ALARMS).then(|| now + SNOOZE);
+        let session = session.map(|deadline| snooze.map_or(deadline, |least| deadline.max(least)));
         let request = self.pace.request_due(&self.messages, self.shared.settings.request_timeout, now);
         [stall, session, request, self.ends.due(self.pace.answered())].into_iter().fold(None, earliest)
     }

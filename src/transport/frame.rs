@@ -2,10 +2,13 @@
 //!
 //! Pure. [`Decoder`] is fed what came in and gives whole messages; one that lies
 //! within what came in at once is not copied. The limit holds for what a message
-//! is after decompression too, so that a small one cannot become a large one.
+//! is after decompression too, so that a small one cannot become a large one. A
+//! [`Budget`] bounds what all messages that are half here may hold together.
 
 use bytes::{Buf, Bytes, BytesMut};
 use std::io::Read;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Bytes before every message.
 pub const HEAD: usize = 5;
@@ -38,6 +41,8 @@ pub enum FrameError {
     Flag(u8),
     #[error("a compressed message is not gzip: {0}")]
     Gzip(std::io::Error),
+    #[error("no memory is left for a message of {size} bytes while so many others are on their way; try again")]
+    Busy { size: usize },
     #[error("the stream ended within a message")]
     Cut,
 }
@@ -48,6 +53,7 @@ impl FrameError {
         match self {
             Self::TooLarge { .. } | Self::Grows { .. } => "message_bytes",
             Self::NotAgreed | Self::Flag(_) | Self::Gzip(_) => "framing",
+            Self::Busy { .. } => "busy",
             Self::Cut => "cut",
         }
     }
@@ -56,7 +62,7 @@ impl FrameError {
     pub fn code(&self) -> i32 {
         use crate::xds::code;
         match self {
-            Self::TooLarge { .. } | Self::Grows { .. } => code::RESOURCE_EXHAUSTED,
+            Self::TooLarge { .. } | Self::Grows { .. } | Self::Busy { .. } => code::RESOURCE_EXHAUSTED,
             Self::NotAgreed | Self::Flag(_) | Self::Gzip(_) | Self::Cut => code::INTERNAL,
         }
     }
@@ -69,11 +75,46 @@ pub fn head(length: usize) -> Option<[u8; HEAD]> {
     Some([0, a, b, c, d])
 }
 
+/// Bytes that all half-received messages of a process may hold together.
+#[derive(Debug)]
+pub struct Budget {
+    left: AtomicUsize,
+}
+
+impl Budget {
+    pub fn new(bytes: usize) -> Arc<Self> {
+        Self { left: AtomicUsize::new(bytes) }.into()
+    }
+
+    fn take(self: &Arc<Self>, bytes: usize) -> Option<Share> {
+        let less = |left: usize| left.checked_sub(bytes);
+        self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).ok()?;
+        Some(Share { budget: self.clone(), bytes })
+    }
+}
+
+/// A part of a budget, given back when dropped.
+#[derive(Debug)]
+struct Share {
+    budget: Arc<Budget>,
+    bytes: usize,
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.budget.left.fetch_add(self.bytes, Ordering::Relaxed);
+    }
+}
+
+/// Messages up to this size need no share of a budget.
+const SMALL: usize = 64 << 10;
+
 /// Cuts what comes in into messages.
 #[derive(Debug)]
 pub struct Decoder {
     limit: Limit,
     encoding: Encoding,
+    budget: Option<Arc<Budget>>,
     rest: Bytes,
     state: State,
 }
@@ -81,7 +122,7 @@ pub struct Decoder {
 #[derive(Debug)]
 enum State {
     Head { bytes: [u8; HEAD], filled: usize },
-    Body { compressed: bool, length: usize, so_far: BytesMut },
+    Body { compressed: bool, length: usize, so_far: BytesMut, _share: Option<Share> },
 }
 
 impl State {
@@ -90,7 +131,14 @@ impl State {
 
 impl Decoder {
     pub fn new(limit: Limit, encoding: Encoding) -> Self {
-        Self { limit, encoding, rest: Bytes::new(), state: State::START }
+        Self { limit, encoding, budget: None, rest: Bytes::new(), state: State::START }
+    }
+
+    /// Large messages take their size from `budget` while they are half here.
+    #[must_use]
+    pub fn within(mut self, budget: &Arc<Budget>) -> Self {
+        self.budget = Some(budget.clone());
+        self
     }
 
     pub fn set_encoding(&mut self, encoding: Encoding) {
@@ -141,13 +189,17 @@ impl Decoder {
             return self.finish(compressed, message).map(Some);
         }
         // The length is a claim: memory follows the bytes, not the claim.
+        let share = match &self.budget {
+            Some(budget) if length > SMALL => Some(budget.take(length).ok_or(FrameError::Busy { size: length })?),
+            _ => None,
+        };
         let so_far = BytesMut::with_capacity(length.min(1 << 20));
-        self.state = State::Body { compressed, length, so_far };
+        self.state = State::Body { compressed, length, so_far, _share: share };
         self.go_on()
     }
 
     fn go_on(&mut self) -> Result<Option<Bytes>, FrameError> {
-        let State::Body { compressed, length, so_far } = &mut self.state else { return Ok(None) };
+        let State::Body { compressed, length, so_far, .. } = &mut self.state else { return Ok(None) };
         let taken = self.rest.len().min(*length - so_far.len());
         so_far.extend_from_slice(&self.rest.split_to(taken));
         if so_far.len() < *length {
@@ -250,6 +302,22 @@ mod tests {
         }
         let error = decode(Encoding::Identity, [framed(1, &gzip(b"a")).into()]).unwrap_err();
         assert!(matches!(error, FrameError::NotAgreed));
+    }
+
+    #[test]
+    fn half_messages_share_a_budget() {
+        let budget = Budget::new(100_000);
+        let limit = Limit { bytes: 1 << 20, ..LIMIT };
+        let half = |length: usize| {
+            let mut decoder = Decoder::new(limit, Encoding::Identity).within(&budget);
+            decoder.push(framed(0, &vec![0; length])[..100].to_vec().into());
+            decoder.next_message().map(|_| decoder)
+        };
+        let first = half(70_000).unwrap();
+        assert!(half(60_000).is_ok(), "a small one needs none");
+        assert!(matches!(half(70_000), Err(FrameError::Busy { size: 70_000 })));
+        drop(first);
+        assert!(half(70_000).is_ok());
     }
 
     #[test]

@@ -316,7 +316,7 @@ impl Driver {
                 FrameError::Gzip(_) | FrameError::NotAgreed => self.without_gzip(now, stream),
                 // It will be sent again, and is as large then.
                 FrameError::TooLarge { .. } | FrameError::Grows { .. } => Some(Ended::Refused),
-                FrameError::Flag(_) | FrameError::Cut => Some(Ended::After(lived)),
+                FrameError::Flag(_) | FrameError::Cut | FrameError::Busy { .. } => Some(Ended::After(lived)),
             },
             _ => match end.code() {
                 code::UNAUTHENTICATED | code::PERMISSION_DENIED => Some(Ended::Refused),

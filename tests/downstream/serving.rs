@@ -256,7 +256,8 @@ async fn a_cold_group_without_upstream_says_unavailable_before_any_response() {
 #[tokio::test]
 async fn a_drain_ends_streams_after_an_answer() {
     // H-04
-    let stack = Stack::new();
+    let clock = Clock::manual();
+    let stack = Stack::with(settings(), Rules::default(), clock.clone());
     let mut answered = stack.open(DELTA).await;
     answered.say(&DeltaDiscoveryRequest { node: Some(node("one")), ..delta("eds", &["a"]) }).await;
     let group = stack.group().await;
@@ -268,12 +269,23 @@ async fn a_drain_ends_streams_after_an_answer() {
     waiting.say(&DeltaDiscoveryRequest { node: Some(node("one")), ..delta("eds", &["b"]) }).await;
     eventually("both are wanted", || group.wanted_upstream().iter().any(|want| want.names.len() == 2)).await;
     let downstream = stack.downstream.clone();
-    let drained = tokio::spawn(async move { downstream.drain(Duration::from_secs(2)).await });
+    let drained = tokio::spawn(async move { downstream.drain(Duration::from_secs(100)).await });
+    let clients = stack.downstream.clients();
+    eventually("who had an answer is ended", || {
+        clock.advance(Duration::from_secs(1));
+        clients.len() == 1
+    })
+    .await;
     assert_eq!(answered.end().await.code, code::OK);
-    assert_eq!(stack.downstream.clients().len(), 1, "who has an answer coming stays");
+    // Who has an answer coming stays for it.
     group.apply(update("eds", "v2", &[("b", b"1")]));
     let got: DeltaDiscoveryResponse = waiting.hear().await;
     assert_eq!(got.resources.len(), 1);
+    eventually("it is ended", || {
+        clock.advance(Duration::from_secs(1));
+        clients.is_empty()
+    })
+    .await;
     assert_eq!(waiting.end().await.code, code::OK);
     drop((answered, waiting));
     soon("the drain ends", drained).await.unwrap();

@@ -46,6 +46,7 @@ pub(super) fn settings() -> Settings {
         transport: transport::Settings::default(),
         session: Arc::new(server::Settings::default()),
         message_limit: Limit { bytes: 32 << 20, remedy: "raise --max-message-bytes" },
+        half_requests: 512 << 20,
         request_timeout: Duration::from_secs(30),
         identifier: "outpost-test".into(),
     }
@@ -61,7 +62,7 @@ impl Stack {
         let timing: Timing = settings.session.timing.clone();
         let exchange = Exchange::new(store.clone(), timing, clock.clone());
         let timer = tokio::spawn(exchange.clone().run());
-        let mut registry = Registry::default();
+        let mut registry = Registry::with_prefix("outpost");
         let parts = Parts {
             exchange: exchange.clone(),
             store,

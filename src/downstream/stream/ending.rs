@@ -31,7 +31,7 @@ impl Ends {
             if let Some(ending) = seen
                 && self.planned.is_none_or(|planned| ending.by < planned.last)
             {
-                let at = ending.at(rand::random_range(0.0..1.0));
+                let at = ending.at(rand::random_range(0.0..0.9));
                 self.planned = Some(Planned { at, last: ending.at(1.0), cause: ending.cause });
                 return;
             }

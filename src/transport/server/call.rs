@@ -1,7 +1,7 @@
 //! One call, before anybody answered it.
 
 use super::Peer;
-use crate::transport::frame::{Decoder, Encoding, Limit};
+use crate::transport::frame::{Budget, Decoder, Encoding, Limit};
 use crate::transport::status::{GRPC_ACCEPT_ENCODING, GRPC_ENCODING, trailers};
 use crate::transport::stream::{Messages, Sender};
 use crate::xds::{Status, code};
@@ -30,7 +30,7 @@ impl Call {
     ///
     /// `None`: this was no gRPC call, or one whose compression we do not know;
     /// it has been refused.
-    pub fn accept(self, limit: Limit) -> Option<(Messages, Sender)> {
+    pub fn accept(self, limit: Limit, budget: &Arc<Budget>) -> Option<(Messages, Sender)> {
         let encoding = match self.check() {
             Ok(encoding) => encoding,
             Err(Refusal::Http(status)) => {
@@ -48,7 +48,8 @@ impl Call {
         head.headers_mut().insert(GRPC_ACCEPT_ENCODING, HeaderValue::from_static("identity,gzip"));
         // An error means that the peer is gone already.
         let stream = respond.send_response(head, false).ok()?;
-        Some((Messages::new(self.request.into_body(), Decoder::new(limit, encoding)), Sender::new(stream)))
+        let decoder = Decoder::new(limit, encoding).within(budget);
+        Some((Messages::new(self.request.into_body(), decoder), Sender::new(stream)))
     }
 
     /// Ends the call with `status` alone.

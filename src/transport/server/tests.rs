@@ -5,7 +5,7 @@ use crate::proto::discovery::{
     DiscoveryRequest, aggregated_discovery_service_client::AggregatedDiscoveryServiceClient,
 };
 use crate::transport::client::{Address, ConnectError, Dialer, Options, Receiver, StreamEnd};
-use crate::transport::frame::Limit;
+use crate::transport::frame::{Budget, Limit};
 use crate::transport::tls::{ClientAuth, ClientFiles, ClientTls, Pair};
 use crate::transport::{routes, stream::Sender};
 use crate::xds::{Status, code};
@@ -35,7 +35,7 @@ impl Handler for Echo {
         match call.path() {
             SOTW => {
                 let mut ending = call.peer.ending();
-                let Some((mut messages, mut sender)) = call.accept(LIMIT) else { return };
+                let Some((mut messages, mut sender)) = call.accept(LIMIT, &Budget::new(1 << 20)) else { return };
                 loop {
                     tokio::select! {
                         message = messages.next() => match message {
@@ -58,7 +58,7 @@ impl Handler for Echo {
                 let _ = sender.end(crate::transport::status::trailers(&Status::new(0, "")));
             }
             "/flood" => {
-                let Some((_messages, mut sender)) = call.accept(LIMIT) else { return };
+                let Some((_messages, mut sender)) = call.accept(LIMIT, &Budget::new(1 << 20)) else { return };
                 loop {
                     sender.push(&[], Bytes::from(vec![7; 1 << 16])).unwrap();
                     let flushed = poll_fn(|cx| {
@@ -393,6 +393,61 @@ async fn an_address_in_use_is_an_error_that_says_so() {
     let one = Bound::bind(&[Listen::Tcp(([127, 0, 0, 1], 0).into())]).unwrap();
     let error = Bound::bind(&one.addresses()).unwrap_err();
     assert!(matches!(error, BindError::InUse(_)));
+}
+
+/// A peer that writes frames by hand. Returns the GOAWAY's error code.
+async fn attack(up: &Up, frames: impl Fn(u32) -> Vec<u8>, times: u32) -> Option<u32> {
+    let socket = TcpStream::connect(("127.0.0.1", up.port)).await.unwrap();
+    let (mut read, mut write) = socket.into_split();
+    write.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
+    let bytes: Vec<u8> = (0..times).flat_map(|number| frames(2 * number + 1)).collect();
+    let writing = tokio::spawn(async move {
+        // The server may hang up half-way.
+        let _ = write.write_all(&bytes).await;
+        write
+    });
+    let mut head = [0; 9];
+    let mut code = None;
+    while code.is_none() && read.read_exact(&mut head).await.is_ok() {
+        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
+        let mut payload = vec![0; length];
+        if read.read_exact(&mut payload).await.is_err() {
+            break;
+        }
+        if head[3] == 7 {
+            code = Some(u32::from_be_bytes(payload[4..8].try_into().unwrap()));
+        }
+    }
+    writing.abort();
+    code
+}
+
+fn raw_frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let mut out = (payload.len() as u32).to_be_bytes()[1..].to_vec();
+    out.extend([kind, flags]);
+    out.extend(stream.to_be_bytes());
+    out.extend(payload);
+    out
+}
+
+#[tokio::test]
+async fn floods_of_resets_end_their_connection_alone() {
+    const CALM: u32 = 11;
+    let up = system();
+    let good = up.dialer(Options::default()).connect().await.unwrap();
+    // POST http:// with an indexed path: a call, as short as it can be.
+    let call = |stream| raw_frame(1, 4, stream, &[0x83, 0x86, 0x84]);
+    // MadeYouReset: a window beyond the largest, which the server must answer by a reset.
+    let made = |stream| [call(stream), raw_frame(8, 0, stream, &[0x7f, 0xff, 0xff, 0xff])].concat();
+    let code = tokio::time::timeout(Duration::from_secs(20), attack(&up, made, 2000)).await.unwrap();
+    assert_eq!(code, Some(CALM), "made to reset");
+    // Rapid reset.
+    let rapid = |stream| [call(stream), raw_frame(3, 0, stream, &[0, 0, 0, 8])].concat();
+    let code = tokio::time::timeout(Duration::from_secs(2), attack(&up, rapid, 20_000)).await;
+    assert!(matches!(code, Ok(Some(CALM)) | Err(_)), "rapid reset: ended, or kept up with: {code:?}");
+    let (_sender, mut receiver) = good.open("/whoami", &HeaderMap::new()).unwrap();
+    assert_eq!(status(receiver.message().await.unwrap_err()).code, code::NOT_FOUND);
+    up.counts("connections_ended_total{reason=\"error\"}").await;
 }
 
 struct Authority {

@@ -1,0 +1,94 @@
+//! Mutual TLS: who a sidecar is decides what it may have, and for how long.
+
+use super::stack::*;
+use outpost::clock::Clock;
+use outpost::group::Rules;
+use outpost::proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
+use outpost::transport::client::Options;
+use outpost::transport::server as transport;
+use outpost::transport::tls::{ClientAuth, ClientFiles, ClientTls, Pair, ServerTls};
+use outpost::xds::code;
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+const SPIFFE: &str = "spiffe://mesh.example/ns/shop/sa/cart";
+
+struct Authority(Issuer<'static, KeyPair>);
+
+impl Authority {
+    /// Writes `ca.pem`.
+    fn new(dir: &Path) -> Self {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().unwrap();
+        std::fs::write(dir.join("ca.pem"), params.self_signed(&key).unwrap().pem()).unwrap();
+        Self(Issuer::new(params, key))
+    }
+
+    fn issue(&self, dir: &Path, name: &str, san: SanType, lasts: Duration) -> Pair {
+        let mut params = CertificateParams::default();
+        params.subject_alt_names = vec![san];
+        let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
+        params.not_after = rcgen::date_time_ymd(1970, 1, 1) + since_1970 + lasts;
+        let key = KeyPair::generate().unwrap();
+        let pair = Pair { cert: dir.join(format!("{name}.pem")), key: dir.join(format!("{name}.key")) };
+        std::fs::write(&pair.cert, params.signed_by(&key, &self.0).unwrap().pem()).unwrap();
+        std::fs::write(&pair.key, key.serialize_pem()).unwrap();
+        pair
+    }
+}
+
+#[tokio::test]
+async fn an_identity_has_secrets_until_its_certificate_ends() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let authority = Authority::new(dir);
+    let (hour, ca) = (Duration::from_secs(3600), dir.join("ca.pem"));
+    let server = authority.issue(dir, "server", SanType::IpAddress([127, 0, 0, 1].into()), 24 * hour);
+    let tls = ServerTls::new(server, ClientAuth::Optional(ca.clone())).unwrap();
+    let mut settings = settings();
+    settings.transport = transport::Settings { tls: Some(Arc::new(tls)), ..transport::Settings::default() };
+    let clock = Clock::manual();
+    let stack = Stack::with(settings, Rules::default(), clock.clone());
+    let open = async |pair: Option<Pair>| {
+        let tls = ClientTls::new(ClientFiles { ca: Some(ca.clone()), pair, server_name: None }).unwrap();
+        let options = Options { tls: Some(tls.into()), ..Options::default() };
+        let mut raw = Raw::from(stack.connect(options).await.open(DELTA, &Default::default()).unwrap());
+        raw.say(&DeltaDiscoveryRequest { node: Some(node("one")), ..delta("sds", &["key"]) }).await;
+        raw
+    };
+    // Anonymous: refused at once, without asking upstream.
+    let mut anonymous = open(None).await;
+    let got: DeltaDiscoveryResponse = anonymous.hear().await;
+    assert_eq!(got.removed_resources, ["key"]);
+    let cart = authority.issue(dir, "cart", SanType::URI(SPIFFE.try_into().unwrap()), hour);
+    let mut known = open(Some(cart)).await;
+    eventually("it has a group of its own", || stack.exchange.groups().len() == 2).await;
+    let clients = stack.downstream.clients().of_node("one");
+    let client = clients.iter().find(|client| client.identity.is_some()).unwrap();
+    assert_eq!(client.identity.as_deref(), Some(SPIFFE));
+    let group = stack.exchange.group(&client.known().unwrap().group).unwrap();
+    group.stream_opened("upstream:1".into());
+    eventually("it is wanted", || !group.wanted_upstream().is_empty()).await;
+    group.apply(update("sds", "v1", &[("key", b"private")]));
+    let got: DeltaDiscoveryResponse = known.hear().await;
+    assert_eq!(got.resources.len(), 1);
+    // The certificate ends while the stream stands.
+    let ended = tokio::spawn(async move { known.end().await });
+    for _ in 0..(59 * 3) {
+        clock.advance(Duration::from_secs(20));
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert!(!ended.is_finished(), "a minute is left");
+    eventually("it is ended", || {
+        clock.advance(Duration::from_secs(1));
+        ended.is_finished()
+    })
+    .await;
+    let status = ended.await.unwrap();
+    assert_eq!(status.code, code::UNAUTHENTICATED, "{}", status.message);
+    stack.counts("streams_ended_total{reason=\"expired\"} 1").await;
+    assert_eq!(stack.downstream.clients().len(), 1, "who is anonymous stays");
+}
