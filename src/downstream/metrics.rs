@@ -75,6 +75,7 @@ const SECONDS: [f64; 15] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 
 const BYTES: [f64; 10] = [1e3, 1e4, 1e5, 5e5, 1e6, 2e6, 4_194_304.0, 1e7, 2e7, 4e7];
 
 impl Metrics {
+    /// Names are short: whoever composes the parts gives the prefix.
     pub fn register(registry: &mut Registry) -> Self {
         let this = Self {
             streams: Family::default(),
@@ -88,12 +89,11 @@ impl Metrics {
             latency: Family::new_with_constructor(|| Histogram::new(SECONDS)),
         };
         registry.register_with_unit(
-            "push_convergence",
+            "convergence",
             "Time of a change since it came from upstream",
             Unit::Seconds,
             this.latency.clone(),
         );
-        let registry = registry.sub_registry_with_prefix("downstream");
         registry.register("streams", "Open streams of sidecars", this.streams.clone());
         registry.register("streams_ended", "Streams by why they ended", this.ended.clone());
         registry.register("requests", "Requests by what they were", this.requests.clone());

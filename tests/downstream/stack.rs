@@ -63,13 +63,14 @@ impl Stack {
         let exchange = Exchange::new(store.clone(), timing, clock.clone());
         let timer = tokio::spawn(exchange.clone().run());
         let mut registry = Registry::with_prefix("outpost");
+        let below = registry.sub_registry_with_prefix("downstream");
         let parts = Parts {
             exchange: exchange.clone(),
             store,
             rules: rules.into(),
             clock: clock.clone(),
-            metrics: Metrics::register(&mut registry),
-            connections: transport::Metrics::register(&mut registry),
+            metrics: Metrics::register(below),
+            connections: transport::Metrics::register(below),
         };
         let downstream = downstream::serve(settings, parts).unwrap();
         let Some(Listen::Tcp(address)) = downstream.addresses().first().cloned() else { panic!("no TCP") };

@@ -89,7 +89,6 @@ pub struct Metrics {
 impl Metrics {
     pub fn register(registry: &mut Registry) -> Self {
         let this = Self::default();
-        let registry = registry.sub_registry_with_prefix("downstream");
         let mut add = |name: &str, help: &str, metric: Counter| registry.register(name, help, metric);
         add(
             "accept_errors",
