@@ -123,7 +123,7 @@ fn the_readme_names_flags_that_exist() {
         let text = help(&[verb, "--help"]);
         known.extend(text.split(|c: char| !(c.is_alphanumeric() || c == '-')).map(str::to_owned));
     }
-    known.extend(["--release", "--test", "--lib", "--namespace", "--all-targets"].map(str::to_owned));
+    known.extend(["--release", "--test", "--lib", "--namespace", "--all-targets", "--open"].map(str::to_owned));
     let text = read("README.md");
     let words = text.split(|c: char| !(c.is_alphanumeric() || c == '-' || c == '_'));
     for word in words.filter(|word| word.len() > 2 && word.starts_with("--") && !word.starts_with("---")) {
