@@ -66,6 +66,7 @@
 pub mod admin;
 pub mod app;
 pub mod bench;
+pub mod breaks;
 pub mod cli;
 pub mod clock;
 pub mod config;

@@ -5,6 +5,7 @@
 //! in any order), so that one body serves every stream.
 
 use super::entry::{Blob, Entry};
+use crate::breaks;
 use crate::xds::envelope::{WRAPPER, write_duration};
 use crate::xds::wire::{Writer, field_len};
 use crate::xds::{Name, Status, TypeUrl};
@@ -183,10 +184,13 @@ impl<'a> Resource<'a> {
     fn new(entry: &'a Entry, payload: Option<&'a Blob>) -> Self {
         let attributes = entry.attributes();
         let mut rest = Writer::default();
-        for alias in &attributes.aliases {
+        if breaks::on("C-071") {
+            rest.bytes(1, b"");
+        }
+        for alias in attributes.aliases.iter().filter(|_| !breaks::on("C-147")) {
             rest.bytes(4, alias.as_bytes());
         }
-        if let Some(ttl) = attributes.ttl {
+        if let Some(ttl) = attributes.ttl.filter(|_| !breaks::on("C-129")) {
             write_duration(&mut rest, 6, ttl);
         }
         if attributes.do_not_cache {

@@ -19,6 +19,7 @@
 use super::commit::Committed;
 use super::kind::{GroupType, Scene};
 use super::refer::{References, assignment};
+use crate::breaks;
 use crate::content::{Changed, Reach, Refs, Served, Store};
 use crate::session::{Update, Want};
 use crate::xds::time::earliest;
@@ -108,6 +109,9 @@ impl GroupState {
 
     /// `member` is gone.
     pub fn leave(&mut self, now: Moment, member: MemberId) {
+        if breaks::on("C-017") {
+            self.types.clear();
+        }
         let types: Vec<_> = self.types.keys().cloned().collect();
         for type_url in types {
             self.quiet_step(now, &type_url, |kind, scene| {
@@ -150,6 +154,12 @@ impl GroupState {
             Line::Down { since, ours: false, .. } => *since,
             _ => now,
         };
+        if breaks::on("C-118") {
+            for kind in self.types.values_mut() {
+                kind.tree = Default::default();
+                kind.notes.serve = true;
+            }
+        }
         self.end_stream(now, Line::Down { since, reason, ours: false });
     }
 
@@ -250,6 +260,9 @@ impl GroupState {
     /// What is held of what is subscribed, with the upstream's own versions, empty
     /// where it gives none: the `initial_resource_versions` of a new stream (C-134).
     pub fn held_versions(&self, type_url: &TypeUrl) -> Vec<(Name, String)> {
+        if breaks::on("C-134") {
+            return Vec::new();
+        }
         let Some(kind) = self.types.get(type_url) else { return Vec::new() };
         let held = kind.tree.iter().filter(|entry| entry.is_present() && kind.covers(entry.name(), entry.aliases()));
         held.map(|entry| (entry.name().clone(), kind.version(entry.name()))).collect()

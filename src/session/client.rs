@@ -36,6 +36,7 @@ mod tests;
 mod validate;
 
 use super::{Update, Want};
+use crate::breaks;
 use crate::xds::envelope::{Envelope, Request, RequestBody};
 use crate::xds::time::earliest;
 use crate::xds::{Moment, Name, Status, Timing, TypeUrl, Variant, code};
@@ -295,7 +296,8 @@ fn delta_request(now: Moment, state: &mut TypeState) -> Option<Request> {
     let initial = if ask.first { state.take_initial() } else { Vec::new() };
     state.asked(now, &ask, &initial);
     let body = RequestBody::Delta { subscribe: ask.subscribe, unsubscribe: ask.unsubscribe, initial };
-    Some(request(state, String::new(), None, body))
+    let nonce = if breaks::on("C-203") { state.nonce.clone() } else { String::new() };
+    Some(request(state, nonce, None, body))
 }
 
 /// Every request has the whole list, the newest nonce and the last committed

@@ -15,6 +15,8 @@
 //! 5 s; changes that arrive meanwhile collapse into the next. Names just
 //! subscribed by delta do not wait.
 
+#[cfg(feature = "breaks")]
+mod broken;
 mod held;
 mod poll;
 mod report;
@@ -25,6 +27,7 @@ mod turn;
 
 pub use report::{NameReport, State, TypeReport, Waiting};
 
+use crate::breaks;
 use crate::content::{Frame, Served, Store};
 use crate::session::Want;
 use crate::xds::ask::{Change, Limits, Named};
@@ -150,7 +153,7 @@ impl Rejection {
     }
 
     fn invalid(reason: &'static str, message: impl Into<String>) -> Self {
-        Self::new(code::INVALID_ARGUMENT, reason, message)
+        Self::new(if breaks::on("C-126") { code::INTERNAL } else { code::INVALID_ARGUMENT }, reason, message)
     }
 }
 
@@ -179,10 +182,11 @@ impl Response {
     /// frame's body, in either order.
     pub fn prefix(&self, control_plane: &str) -> Bytes {
         let mut out = Writer::with_capacity(64);
-        out.string(1, &self.label);
-        out.string(5, &self.nonce.to_string());
+        let label = if breaks::on("C-082") && self.variant == Variant::Delta { "other" } else { &*self.label };
+        out.string(1, label);
+        out.string(5, &if breaks::on("C-011") { 1 } else { self.nonce }.to_string());
         let field = if self.variant == Variant::Sotw { 6 } else { 7 };
-        if !control_plane.is_empty() {
+        if !control_plane.is_empty() && !breaks::on("C-019") {
             out.message(field, |out| out.string(1, control_plane));
         }
         out.finish()
@@ -273,8 +277,10 @@ impl ServerSession {
 
     /// One request. Its subscription counts whatever its nonce is (C-048, C-078).
     pub fn handle_ask(&mut self, now: Moment, ask: Ask, store: &Store) -> Result<Heard, Rejection> {
+        #[cfg(feature = "breaks")]
+        let ask = self.broken_ask(ask)?;
         let type_url = self.type_of(&ask)?;
-        if type_url.kind() == Kind::Health {
+        if type_url.kind() == Kind::Health && !breaks::on("C-192") {
             // It may come first, and its error is not a NACK (C-192).
             let node = if self.node.is_none() { self.learn(ask.node.as_ref())? } else { None };
             return Ok(Heard { kind: HeardKind::Ignored, node });
@@ -283,13 +289,15 @@ impl ServerSession {
         if self.node.is_none() {
             return Err(Rejection::invalid("no_node", "the first request of a stream must carry a node with an id"));
         }
-        if type_url.kind() == Kind::Debug {
+        if type_url.kind() == Kind::Debug && !breaks::on("C-193") {
             return Ok(Heard { kind: HeardKind::Ignored, node });
         }
         let first = !self.types.contains_key(&type_url);
         let kind = self.answer_of(now, &type_url, &ask, first, store);
         let shift = self.subscribe(&type_url, ask.change, first, store)?;
         self.follow(now, &type_url, shift, first);
+        #[cfg(feature = "breaks")]
+        self.broken_after(now, &type_url, &kind)?;
         Ok(Heard { kind, node })
     }
 
@@ -298,7 +306,7 @@ impl ServerSession {
     pub fn join(&mut self, granted: Granted) {
         self.wants.clear();
         for (type_url, state) in &mut self.types {
-            state.refused = granted.refused.contains(type_url);
+            state.refused = granted.refused.contains(type_url) && !breaks::on("C-198");
             state.dirty = true;
             if !state.refused {
                 self.wants.push_back(want(type_url, state));
@@ -381,6 +389,7 @@ impl ServerSession {
         }
         if let Some(known) = &self.node
             && known.id != node.id
+            && !breaks::on("C-005")
         {
             return Err(Rejection::invalid(
                 "node_changed",
@@ -407,7 +416,8 @@ impl ServerSession {
         if first {
             return HeardKind::First;
         }
-        if ask.nonce.is_empty() {
+        let old = breaks::on("C-046") && ask.error.is_none() && state.label.as_deref() != Some(&ask.version_info);
+        if ask.nonce.is_empty() || self.variant == Variant::Sotw && old {
             return HeardKind::Plain;
         }
         let received = match state.turns.answered(&ask.nonce) {
@@ -416,11 +426,12 @@ impl ServerSession {
             Answers::Turn { received } => Some(received),
         };
         match &ask.error {
-            Some(status) => {
+            None if breaks::on("C-081") => HeardKind::Plain,
+            Some(status) if status.code != 0 || !breaks::on("C-099") => {
                 state.facts.nacked = Some((now, status.clone()));
                 HeardKind::Nack(status.clone())
             }
-            None => {
+            _ => {
                 state.facts.acked = Some(now);
                 state.facts.nacked = None;
                 HeardKind::Ack { received }
@@ -454,7 +465,7 @@ impl ServerSession {
                 if states_interest {
                     subscribe.names.extend(initial.iter().map(|(name, _)| name.clone()));
                 }
-                if first && !initial.is_empty() {
+                if (first || breaks::on("C-091")) && !initial.is_empty() {
                     state.stated = Some(initial);
                 }
                 state.subscription.edit(&subscribe.names, &unsubscribe.names, store)
@@ -477,18 +488,22 @@ impl ServerSession {
         let delta = self.variant == Variant::Delta;
         let Some(state) = self.types.get_mut(type_url) else { return };
         let wildcard = state.subscription.wildcard();
-        if shift.wildcard_again {
+        if shift.wildcard_again && !breaks::on("C-073") {
             state.held.forget_all();
             state.owed = true;
         } else if shift.wildcard_added {
+            if breaks::on("C-061") && !first {
+                state.turns.push(u64::MAX, u64::MAX, now, now);
+            }
             let asked: std::collections::HashSet<&Name> = shift.asked.iter().collect();
             let kept = state.subscription.names().iter().filter(|name| !asked.contains(name)).chain(&shift.dropped);
             let kept: Vec<Name> = kept.cloned().collect();
             state.held.widen(kept.into_iter());
-            state.owed |= first || delta;
+            let unowed = breaks::on(if delta { "C-080" } else { "C-036" });
+            state.owed |= (first || delta) && !unowed;
         }
         for name in &shift.dropped {
-            if delta && state.subscription.by_set(name) {
+            if delta && state.subscription.by_set(name) && !breaks::on("C-062") {
                 state
                     .held
                     .except(name.clone(), Exception { answer: true, mention: true, ..Exception::of(Has::Nothing) });
@@ -496,7 +511,9 @@ impl ServerSession {
                 state.held.forget(name);
             }
         }
-        for name in &shift.asked {
+        state.owed |= !shift.dropped.is_empty() && (delta && breaks::on("C-079") || !delta && breaks::on("C-041"));
+        let stale = delta && breaks::on("C-072") || !delta && breaks::on("C-039");
+        for name in shift.asked.iter().filter(|name| !stale || state.held.entry(name).is_none()).collect::<Vec<_>>() {
             state.held.except(name.clone(), Exception::asked());
         }
         state.owed |= shift.nothing || (first && state.owes_first(type_url, delta));
@@ -534,7 +551,9 @@ impl TypeState {
     /// is (C-036, C-080), and so is any subscription to a full-state type in
     /// SotW (C-037).
     fn owes_first(&self, type_url: &TypeUrl, delta: bool) -> bool {
-        self.subscription.wildcard() || (!delta && type_url.full_state() && !self.subscription.is_empty())
+        let none = if delta { breaks::on("C-080") } else { breaks::on("C-036") };
+        let named = !delta && type_url.full_state() && !breaks::on("C-037");
+        !none && (self.subscription.wildcard() || (named && !self.subscription.is_empty()))
     }
 
     /// SotW states its locators anew in each request; those answered stay so.

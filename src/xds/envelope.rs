@@ -6,6 +6,7 @@
 use super::Status;
 use super::name::{self, Name};
 use super::wire::{Fields, WireError, Writer};
+use crate::breaks;
 use bytes::Bytes;
 use std::time::Duration;
 
@@ -100,6 +101,7 @@ impl Envelope {
                 6 => envelope.removed.push(name::normal(&field.string()?)),
                 7 => envelope.control_plane = super::wire::first_string(&field.bytes()?, 1)?,
                 8 => envelope.removed.push(name::normal(&super::wire::first_string(&field.bytes()?, 1)?)),
+                9 if breaks::on("C-125") => {}
                 9 => envelope.errors.push(read_error(field.bytes()?)?),
                 _ => {}
             }
@@ -138,6 +140,7 @@ impl Resource {
                     let constrained = Fields::new(message.clone()).any(|part| part.is_ok_and(|part| part.number == 2));
                     resource.constraints = constrained.then_some(message);
                 }
+                _ if breaks::on("C-021") => {}
                 _ => extra.extend_from_slice(&field.raw),
             }
         }

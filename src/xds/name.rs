@@ -1,5 +1,6 @@
 //! Resource names: opaque, but for the normal form of `xdstp:` names.
 
+use crate::breaks;
 use std::sync::Arc;
 
 /// A resource name in normal form. Equality is by text; the empty name is
@@ -15,17 +16,17 @@ const XDSTP: &str = "xdstp:";
 /// sorted by key, the last of equal keys winning, and no fragment (C-111). All
 /// other names are themselves.
 pub fn normal(name: &str) -> Name {
-    if !name.starts_with(XDSTP) {
+    if !name.starts_with(XDSTP) || breaks::on("C-109") {
         return name.into();
     }
-    let name = name.split_once('#').map_or(name, |(before, _)| before);
+    let name = name.split_once('#').filter(|_| !breaks::on("C-111")).map_or(name, |(before, _)| before);
     let Some((path, query)) = name.split_once('?') else { return name.into() };
     let mut params = std::collections::BTreeMap::new();
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
         params.insert(key, value);
     }
-    if params.is_empty() {
+    if params.is_empty() || breaks::on("C-110") {
         return path.into();
     }
     let mut text = String::with_capacity(name.len());
@@ -80,7 +81,7 @@ impl<'a> Glob<'a> {
         params == self.params
             && path
                 .strip_prefix(self.directory)
-                .is_some_and(|rest| !rest.is_empty() && rest != "*" && !rest.contains('/'))
+                .is_some_and(|rest| !rest.is_empty() && rest != "*" && (!rest.contains('/') || breaks::on("C-112")))
     }
 }
 

@@ -1,6 +1,7 @@
 //! Who a client says it is.
 
 use super::wire::{Field, Fields, Value, WireError, Writer};
+use crate::breaks;
 use bytes::Bytes;
 use serde_json::Value as Json;
 
@@ -94,6 +95,7 @@ impl Node {
                 field::LOCALITY => node.read_locality(item.bytes()?)?,
                 field::USER_AGENT_NAME => node.user_agent_name = item.string()?,
                 field::CLIENT_FEATURES => node.client_features.push(item.string()?),
+                100.. if breaks::on("C-178") => return Err(WireError::Key.into()),
                 _ => {}
             }
         }
@@ -125,7 +127,8 @@ impl Node {
     /// Declared `feature`, in any of the spellings in use (C-024): with the
     /// prefix `xds.config.` or `envoy.config.`, with `supports-` or without.
     pub fn declares(&self, feature: &str) -> bool {
-        self.client_features.iter().any(|declared| feature_name(declared) == Some(feature))
+        let known = |declared: &&String| !breaks::on("C-024") || declared.starts_with("xds.config.r");
+        self.client_features.iter().filter(known).any(|declared| feature_name(declared) == Some(feature))
     }
 
     /// The declared features that are not about the envelope (C-024): what an

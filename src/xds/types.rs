@@ -1,5 +1,6 @@
 //! What is known about a `type_url`. Resources themselves stay opaque.
 
+use crate::breaks;
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
@@ -122,11 +123,12 @@ impl TypeUrl {
     /// deleted (C-031).
     pub fn full_state(&self) -> bool {
         matches!(self.row.kind, Kind::Cluster | Kind::Listener)
+            && !(self.row.kind == Kind::Listener && breaks::on("C-211"))
     }
 
     /// An empty first subscription means `*` (C-056, C-057).
     pub fn legacy_wildcard(&self) -> bool {
-        self.row.legacy_wildcard
+        self.row.legacy_wildcard && !(self.url.contains("istio") && breaks::on("C-190"))
     }
 
     /// Removals of these wait for the settle window (C-105).

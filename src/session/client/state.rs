@@ -3,6 +3,7 @@
 
 use super::subscription::{Ask, Set, Subscription};
 use super::validate::Valid;
+use crate::breaks;
 use crate::session::{Update, Want};
 use crate::xds::envelope::Envelope;
 use crate::xds::name::{Glob, WILDCARD};
@@ -237,7 +238,7 @@ impl TypeState {
         for (name, _) in &update.errors {
             self.awaited.remove(name);
         }
-        if self.type_url.full_state() && !heartbeat {
+        if (self.type_url.full_state() && !breaks::on("C-141") || breaks::on("C-119")) && !heartbeat {
             let missing = |name: &&Name| !here.contains(*name);
             // A response that may predate the request for a name proves nothing of it.
             let fresh = self.awaited.keys().filter(missing).any(|name| self.known.contains(name));
@@ -292,6 +293,7 @@ impl TypeState {
     /// The flag says that an ask is answered by silence: the server has nothing
     /// to say about it.
     pub(super) fn tick(&mut self, now: Moment, absent: Duration) -> (bool, Option<Update>) {
+        let absent = if breaks::on("C-120") { absent * 4 } else { absent };
         let due = |at: &Moment| now >= *at + absent;
         let removed: Vec<Name> = self.awaited.iter().filter(|(_, at)| due(at)).map(|(name, _)| name.clone()).collect();
         for name in &removed {

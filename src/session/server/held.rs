@@ -8,6 +8,7 @@
 
 use super::Trust;
 use super::subscription::Subscription;
+use crate::breaks;
 use crate::content::{Body, Changed, Edit, Entry, NameSet, ServedType, Store, Tree};
 use crate::xds::name::Glob;
 use crate::xds::time::earliest;
@@ -225,7 +226,10 @@ impl Held {
                 continue;
             }
             let half = crate::content::entry::parse_version(version);
+            let trust = if breaks::on("C-094") { Trust::All } else { trust };
             let current = match view.target(name) {
+                _ if breaks::on("C-093") => true,
+                Target::Present(_) if breaks::on("C-197") => false,
                 Target::Present(entry) => entry.id().is_stated_by(version),
                 _ => false,
             };
@@ -418,7 +422,7 @@ impl Said {
             match target_of(change.to.as_ref()) {
                 Target::Present(entry) => said.resources.push(entry.clone()),
                 Target::Absent | Target::Unknown if had => said.removed.push(change.name.clone()),
-                Target::Error(status) if had => {
+                Target::Error(status) if had || breaks::on("C-124") => {
                     if status.code == code::NOT_FOUND {
                         said.removed.push(change.name.clone());
                     }
@@ -438,7 +442,7 @@ impl Said {
             Verdict::Send(entry) => self.resources.push(entry),
             Verdict::Remove => self.removed.push(name.clone()),
             Verdict::Fail(status) => {
-                if status.code == code::NOT_FOUND {
+                if status.code == code::NOT_FOUND && !breaks::on("C-123") {
                     self.removed.push(name.clone());
                 }
                 self.errors.push((name.clone(), status));
@@ -497,12 +501,17 @@ impl View<'_> {
         match (has, target) {
             (Has::Present(held), Target::Present(entry)) if held.id() == entry.id() => Verdict::InStep,
             (Has::Stated(half), Target::Present(entry)) if entry.id().as_bytes().starts_with(half) => Verdict::InStep,
+            (Has::Absent, Target::Present(_)) if breaks::on("C-038") => Verdict::InStep,
             (_, Target::Present(entry)) => Verdict::Send((*entry).clone()),
 
             (Has::Error(told), Target::Error(status)) if told == *status => Verdict::InStep,
             (Has::Nothing, Target::Error(_)) if !named => Verdict::InStep,
             (_, Target::Error(status)) => Verdict::Fail((*status).clone()),
 
+            (Has::Nothing, Target::Absent) if breaks::on("C-076") => Verdict::InStep,
+            (Has::Nothing, Target::Unknown) if named && breaks::on("C-077") => Verdict::Remove,
+            (Has::Present(_), Target::Expired) if breaks::on("C-132") => Verdict::Remove,
+            (Has::Unknown | Has::Stated(_), _) if breaks::on("C-092") => Verdict::InStep,
             (Has::Nothing, Target::Absent | Target::Expired) if named => Verdict::Remove,
             (Has::Unknown | Has::Stated(_), Target::Absent) => Verdict::Remove,
             (Has::Present(_), Target::Absent) => gone(),
@@ -548,6 +557,7 @@ fn is_removal(change: &Changed) -> bool {
 fn target_of(entry: Option<&Arc<Entry>>) -> Target<'_> {
     let Some(entry) = entry else { return Target::Unknown };
     match entry.body() {
+        Body::Empty if breaks::on("C-085") => Target::Absent,
         Body::Resource(_) | Body::Empty => Target::Present(entry),
         Body::Absent => Target::Absent,
         Body::Expired => Target::Expired,

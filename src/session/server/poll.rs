@@ -6,6 +6,7 @@
 
 use super::held::{Exception, Has, Reach, Said, View};
 use super::{Output, Rejection, Response, ServerSession, TypeState, label_of};
+use crate::breaks;
 use crate::content::{self, Body, Encoding, Entry, Frames, Parts, Served, ServedType, Store};
 use crate::session::Want;
 use crate::xds::time::earliest;
@@ -45,6 +46,8 @@ impl ServerSession {
             }
         }
         let response = self.outbox.pop_front()?;
+        #[cfg(feature = "breaks")]
+        let response = self.broken_response(response, store);
         self.sent = Some((response.type_url.clone(), response.nonce));
         Some(Output::Send(response))
     }
@@ -72,7 +75,10 @@ impl ServerSession {
         // before it: where that held them back, look once more.
         for _ in 0..2 {
             let mut others = self.others(now);
-            let types: Vec<TypeUrl> = self.types.keys().cloned().collect();
+            let mut types: Vec<TypeUrl> = self.types.keys().cloned().collect();
+            if breaks::on("C-104") {
+                types.reverse();
+            }
             for type_url in types {
                 self.evaluate_type(now, &type_url, served, unavailable.as_deref(), &mut others, store);
                 if !self.outbox.is_empty() {
@@ -93,7 +99,10 @@ impl ServerSession {
     /// which nothing is held, and has waited its grace (C-127).
     fn cold(&mut self, now: Moment, served: &Served) -> Option<Arc<str>> {
         let content::Reach::Silent { since, reason } = &served.upstream else { return None };
-        if self.spoke && !self.settings.cold_errors {
+        if breaks::on("C-137") {
+            return Some(reason.clone());
+        }
+        if self.spoke && !self.settings.cold_errors || breaks::on("C-127") {
             return None;
         }
         let waiting = self.types.iter().filter(|(type_url, state)| {
@@ -138,8 +147,14 @@ impl ServerSession {
         others: &mut Others,
         store: &Store,
     ) {
+        let clusters = self.types.keys().any(|of| of.kind() == Kind::Cluster);
+        if breaks::on("C-096") && type_url.kind() == Kind::Endpoint && !clusters {
+            return;
+        }
         let (variant, settings) = (self.variant, self.settings.clone());
         let Some(state) = self.types.get_mut(type_url) else { return };
+        state.owed |=
+            breaks::on("C-142") && served.of(type_url).is_some_and(|of| Some(&of.label) != state.label.as_ref());
         let due = state.wake.is_some_and(|wake| wake <= now);
         let touched = served.of(type_url).is_some_and(|of| of.touch > state.touch);
         if !(state.dirty || due || state.withheld.is_some() || touched || unavailable.is_some()) {
@@ -216,13 +231,16 @@ impl ServerSession {
         let turn = self.settings.timing.turn;
         let Some(state) = self.types.get_mut(type_url) else { return };
         let owed = state.owed && ready;
-        if speech.says_nothing(type_url, &said, store) && !owed {
+        let absent = breaks::on("C-037") && state.silent && said.resources.is_empty() && said.shared.is_none();
+        if speech.says_nothing(type_url, &said, store) && !owed || absent {
             let open = state.turns.is_open(now, turn);
             if !open && said.is_empty() && said.shared.is_none() {
                 self.beat(now, type_url, of, store);
             }
             return;
         }
+        #[cfg(feature = "breaks")]
+        let said = super::broken::repeat_errors(state, of, said);
         let frames = speech.frames(type_url, state, of, &said, store);
         let changed = match (&said.shared, type_url.kind()) {
             (_, kind) if kind != Kind::Cluster => Vec::new(),
@@ -233,6 +251,8 @@ impl ServerSession {
         state.owed &= !owed;
         let beside = reach == Reach::Answers && self.variant == Variant::Delta;
         let label = match state.held.tree() {
+            _ if breaks::on("C-043") && state.label.is_some() => state.label.clone().unwrap_or_default(),
+            Some(tree) if breaks::on("C-044") => label_of("", tree),
             Some(tree) if !tree.same(&of.tree) || of.label.is_empty() => label_of(&of.label, tree),
             _ => of.label.clone(),
         };
@@ -245,7 +265,10 @@ impl ServerSession {
     /// Forwards the upstream's heartbeats (C-130, C-131).
     fn beat(&mut self, now: Moment, type_url: &TypeUrl, of: &ServedType, store: &Store) {
         let encoding = self.encoding();
-        let able = self.node.as_ref().is_some_and(|node| node.heartbeats) && encoding != Encoding::Sotw;
+        let able = breaks::on("C-130")
+            || self.node.as_ref().is_some_and(|node| node.heartbeats)
+                && encoding != Encoding::Sotw
+                && !breaks::on("C-131");
         let Some(state) = self.types.get_mut(type_url) else { return };
         let seen = std::mem::replace(&mut state.touch, of.touch);
         if !able || seen == of.touch {
@@ -283,7 +306,7 @@ impl ServerSession {
         let Some(state) = self.types.get_mut(type_url) else { return };
         let first = self.nonce + 1;
         for frame in frames.iter() {
-            self.nonce += 1;
+            self.nonce += u64::from(!breaks::on("C-083") || self.nonce < first);
             if beside {
                 state.turns.answer(self.nonce);
             }
@@ -312,7 +335,12 @@ impl ServerSession {
         else {
             return;
         };
-        let names: Vec<Name> = if first {
+        if breaks::on("C-101") {
+            return;
+        }
+        let names: Vec<Name> = if first && breaks::on("C-102") {
+            Vec::new()
+        } else if first {
             state.subscription.names().iter().cloned().collect()
         } else {
             let eds = clusters.iter().filter_map(|entry| match entry.body() {
@@ -351,14 +379,15 @@ fn reach_of(
     others: &mut Others,
     timing: &crate::xds::Timing,
 ) -> Option<Reach> {
-    let open = turns.is_open(view.now, timing.turn);
+    let open = turns.is_open(view.now, timing.turn) && !breaks::on("C-143");
     if open && type_url.kind() == Kind::Cluster {
         others.clusters_behind = held.is_behind(view);
     }
     let refers = type_url.refers() || matches!(type_url.kind(), Kind::Listener | Kind::VirtualHost);
-    let overtakes = refers && others.clusters_behind && !silent;
+    let overtakes = refers && others.clusters_behind && !silent && !breaks::on("C-106");
     match variant {
         Variant::Sotw if open => None,
+        _ if open && breaks::on("C-108") => None,
         Variant::Sotw if overtakes && type_url.full_state() && !owed => None,
         _ if open || overtakes => Some(Reach::Answers),
         _ => Some(Reach::All),
@@ -369,7 +398,7 @@ fn reach_of(
 /// (C-036, C-138).
 fn word_is_known(type_url: &TypeUrl, variant: Variant, held: &super::Held, view: &View<'_>) -> bool {
     if view.subscription.wildcard() {
-        return view.served.complete && !view.served.wildcard_awaited;
+        return view.served.complete && !view.served.wildcard_awaited || breaks::on("C-138");
     }
     variant == Variant::Delta || !type_url.full_state() || !held.lacks_word(view.subscription.names(), view)
 }
@@ -405,7 +434,7 @@ impl Removal {
         let held_up = others.referrer_open || (before && now < latest + timing.turn);
         let moments = [settled, latest, latest + timing.turn];
         let next = moments.into_iter().chain(others.referrer_expires).filter(|moment| *moment > now).min();
-        Self { allowed: quiet && !behind && !held_up, next }
+        Self { allowed: quiet && !behind && !held_up || breaks::on("C-105"), next }
     }
 }
 
@@ -435,7 +464,8 @@ impl TypeState {
             *told = true;
             if !self.subscription.names().contains(name) {
                 let text = "variants by dynamic parameters are not supported";
-                said.errors.push((name.clone(), Status::new(code::UNIMPLEMENTED, text)));
+                let code = if breaks::on("C-128") { code::INTERNAL } else { code::UNIMPLEMENTED };
+                said.errors.push((name.clone(), Status::new(code, text)));
             }
         }
         if !said.errors.is_empty() {
@@ -453,7 +483,8 @@ struct Speech {
 
 impl Speech {
     fn says_nothing(&self, type_url: &TypeUrl, said: &Said, store: &Store) -> bool {
-        let partial = self.variant == Variant::Sotw && !type_url.full_state();
+        let full = type_url.full_state() && !breaks::on("C-034");
+        let partial = self.variant == Variant::Sotw && !full && !breaks::on("C-035");
         match &said.shared {
             Some((from, to)) => {
                 let step = store.diff(from, to);
@@ -469,7 +500,8 @@ impl Speech {
     }
 
     fn frames(&self, type_url: &TypeUrl, state: &TypeState, of: &ServedType, said: &Said, store: &Store) -> Frames {
-        let whole = self.variant == Variant::Sotw && type_url.full_state();
+        let full = type_url.full_state() && !breaks::on("C-031") || breaks::on("C-033");
+        let whole = if self.variant == Variant::Sotw { full } else { breaks::on("C-070") };
         match &said.shared {
             Some((_, to)) if whole => {
                 let none = content::Tree::default();
@@ -505,6 +537,8 @@ impl Speech {
             parts.removed = said.removed;
         }
         parts.split = (!whole).then_some(self.split);
+        #[cfg(feature = "breaks")]
+        super::broken::parts(&mut parts);
         parts
     }
 }

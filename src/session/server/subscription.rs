@@ -3,6 +3,7 @@
 //! One value for both variants. SotW replaces the list, delta edits it; the
 //! difference to what was covered before comes back as a [`Shift`].
 
+use crate::breaks;
 use crate::content::{NameSet, Store};
 use crate::xds::ask::Named;
 use crate::xds::name::{Glob, WILDCARD};
@@ -63,7 +64,7 @@ impl Subscription {
 
     /// Subscribed by this very name or alias.
     pub(super) fn by_name(&self, name: &str, aliases: &[Name]) -> bool {
-        self.names.contains(name) || aliases.iter().any(|alias| self.names.contains(alias))
+        self.names.contains(name) || !breaks::on("C-084") && aliases.iter().any(|alias| self.names.contains(alias))
     }
 
     /// Subscribed by `*` or a glob: what is missing there does not exist.
@@ -84,11 +85,13 @@ impl Subscription {
         let before = self.clone();
         self.seen = true;
         let wildcard = named.names.iter().any(|name| &**name == WILDCARD);
-        if !named.names.is_empty() {
+        if !named.names.is_empty() && !breaks::on("C-058") {
             self.legacy = false;
         }
-        self.wildcard = wildcard || (named.names.is_empty() && self.legacy);
-        let names = named.names.iter().filter(|name| &***name != WILDCARD).cloned().collect();
+        let empty = named.names.is_empty() && (self.legacy || breaks::on("C-042"));
+        self.wildcard = wildcard || empty || before.wildcard && breaks::on("C-059");
+        let kept = before.names.iter().filter(|_| breaks::on("C-030"));
+        let names = named.names.iter().filter(|name| &***name != WILDCARD).chain(kept).cloned().collect();
         self.set_names(names, store);
         if before.names == self.names && before.wildcard == self.wildcard {
             return Shift::default();
@@ -109,7 +112,8 @@ impl Subscription {
         let first = !std::mem::replace(&mut self.seen, true);
         let (before, wildcard) = (self.names.clone(), self.wildcard);
         let mut shift = Shift::default();
-        if first && subscribe.is_empty() && self.legacy {
+        let only = unsubscribe.is_empty() || !breaks::on("C-066");
+        if first && subscribe.is_empty() && self.legacy && only {
             self.wildcard = true;
             shift.wildcard_added = true;
         }
@@ -126,16 +130,17 @@ impl Subscription {
                 self.wildcard = true;
             } else {
                 names.push(name.clone());
+                self.wildcard &= !breaks::on("C-060");
                 shift.asked.push(name.clone());
             }
         }
         for name in unsubscribe {
             if &**name == WILDCARD {
                 shift.wildcard_dropped = self.wildcard && !shift.wildcard_added;
-                shift.nothing = first && shift.wildcard_added;
+                shift.nothing = first && shift.wildcard_added && !breaks::on("C-065");
                 (shift.wildcard_added, shift.wildcard_again) = (false, false);
                 self.wildcard = false;
-            } else if self.names.contains(name) {
+            } else if self.names.contains(name) || breaks::on("C-063") {
                 shift.dropped.push(name.clone());
             }
         }
@@ -160,8 +165,9 @@ impl Subscription {
 /// Does an empty first list of `type_url` mean `*`? `off` holds the pairs of
 /// type (all where `None`) and user-agent prefix for which it does not (C-067).
 pub(super) fn legacy_wildcard(type_url: &TypeUrl, user_agent: &str, off: &[super::LegacyOff]) -> bool {
-    type_url.legacy_wildcard()
-        && !off.iter().any(|rule| {
+    (type_url.legacy_wildcard() || breaks::on("C-057"))
+        && !breaks::on("C-056")
+        && !off.iter().filter(|_| !breaks::on("C-067")).any(|rule| {
             rule.type_url.as_ref().is_none_or(|of| of == type_url) && user_agent.starts_with(&rule.user_agent_prefix)
         })
 }
