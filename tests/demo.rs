@@ -11,11 +11,19 @@ fn text(output: &Output) -> String {
 }
 
 #[test]
-fn a_small_one_shows_its_figures_and_passes() {
-    let output = demo(&["--sidecars", "20", "--seconds", "3", "--mode", "direct"]);
+fn a_small_one_shows_all_modes_and_passes() {
+    let output = demo(&["--sidecars", "20", "--seconds", "9"]);
     let text = text(&output);
     assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
-    for line in ["WAN: connections", "WAN bytes a change", "endpoints: p50", "PASS  direct: 20 of 20 sidecars"] {
+    for line in [
+        "WAN: connections",
+        "WAN bytes a change",
+        "endpoints: p50",
+        "PASS  direct: 20 of 20 sidecars",
+        "PASS  group per node: while the WAN was cut nothing changed for 15 running sidecars",
+        "PASS  group per node: 5 of 5 restarted while it was cut were served",
+        "PASS  group per workload: 5 of 5 new ones while it was cut were served",
+    ] {
         assert!(text.contains(line), "no {line:?} in\n{text}");
     }
     assert!(!text.contains('\x1b'), "no terminal, no control codes:\n{text}");

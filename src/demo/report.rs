@@ -8,6 +8,9 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+/// A control plane that is later than this tells of a machine that cannot keep up.
+const BUSY: Duration = Duration::from_millis(20);
+
 /// Some of a set of durations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Quantiles {
@@ -50,7 +53,11 @@ pub(super) struct Outcome {
     pub(super) start_traffic: Traffic,
     pub(super) change_traffic: Traffic,
     pub(super) changes: usize,
-    /// Deliveries that had to be, and that were.
+    /// All were in sync when the changes had ended.
+    pub(super) settled: bool,
+    /// How late the control plane itself was at most.
+    pub(super) late: Duration,
+    /// Deliveries that had to be, and that were; without services that came or went.
     pub(super) due: u64,
     pub(super) reached: u64,
     pub(super) latencies: [Option<Quantiles>; Kind::ALL.len()],
@@ -131,8 +138,14 @@ pub(super) fn checks(outcome: &Outcome) -> Vec<Check> {
             ),
         ),
         check(
-            outcome.reached == outcome.due && outcome.changes > 0,
-            format!("{} of {} deliveries of {} changes were made", outcome.reached, outcome.due, outcome.changes),
+            outcome.settled && outcome.reached == outcome.due && outcome.changes > 0,
+            format!(
+                "{} of {} deliveries of {} changes were made, and {} in sync after them",
+                outcome.reached,
+                outcome.due,
+                outcome.changes,
+                if outcome.settled { "all were" } else { "not all were" }
+            ),
         ),
         check(
             outcome.unknown + outcome.backwards + outcome.rejected == 0,
@@ -225,6 +238,13 @@ fn notes(options: &Options, outcomes: &[Outcome]) -> String {
          A new service takes a round trip more: its endpoints are asked for once its cluster is known.\n",
         options.delay
     );
+    let late = outcomes.iter().map(|outcome| outcome.late).max().unwrap_or_default();
+    if late > BUSY {
+        text.push_str(&format!(
+            "This machine was too busy for these figures: the control plane itself was up to {} late.\n",
+            millis(late)
+        ));
+    }
     if outcomes.iter().any(|outcome| outcome.mode != Mode::Direct) {
         text.push_str(
             "Outpost holds the removal of a cluster back until what refers to it had time to go: 0.3 s of quiet, 5 s at most.\n",
@@ -308,6 +328,8 @@ mod tests {
             start_traffic,
             change_traffic: start_traffic,
             changes: 10,
+            settled: true,
+            late: Duration::ZERO,
             due: 200,
             reached: 200,
             latencies: [None; Kind::ALL.len()],
@@ -327,7 +349,8 @@ mod tests {
     #[test]
     fn each_promise_that_is_broken_fails_one_check() {
         assert_eq!(failed(&outcome(Mode::Workload)), 0);
-        let breaks: [fn(&mut Outcome); 10] = [
+        let breaks: [fn(&mut Outcome); 11] = [
+            |outcome| outcome.settled = false,
             |outcome| outcome.started = 19,
             |outcome| outcome.reached = 199,
             |outcome| outcome.unknown = 1,

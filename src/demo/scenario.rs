@@ -13,6 +13,7 @@ use crate::clock::Clock;
 use crate::xds::Moment;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 use tokio::task::JoinSet;
 
@@ -36,6 +37,9 @@ struct Stage<'a> {
     swarm: Swarm,
     /// Those who are there from the start.
     everybody: Range<usize>,
+    /// How late a change was made at most, in microseconds: what the machine
+    /// could not do.
+    late: Arc<AtomicU64>,
 }
 
 pub(super) async fn play(
@@ -60,7 +64,8 @@ pub(super) async fn play(
     let terms =
         Terms { address, variant: options.variant(), clock: clock.clone(), ledger: Arc::clone(&ledger), classes };
     let swarm = Swarm::new(terms);
-    let mut stage = Stage { options, screen, clock, ledger, mesh, plane, wan, swarm, everybody: 0..0 };
+    let mut stage =
+        Stage { options, screen, clock, ledger, mesh, plane, wan, swarm, everybody: 0..0, late: Arc::default() };
     let outcome = stage.play(mode).await;
     // Sidecars go first: a server that drains waits for them.
     drop(stage);
@@ -88,10 +93,12 @@ impl Stage<'_> {
         let start_traffic = self.wan.traffic();
         let streams = self.plane.streams();
         let times = self.swarm.start_times(self.everybody.clone());
-        self.change().await;
+        let settled = self.change().await;
         let change_traffic = since(self.wan.traffic(), start_traffic);
         let measured: Vec<_> = self.ledger.changes();
-        let (due, reached) = measured.iter().fold((0, 0), |(due, reached), change| {
+        // Who is late may never hear of a service that came and went.
+        let lasting = measured.iter().filter(|change| !matches!(change.kind, Kind::NewService | Kind::Removal));
+        let (due, reached) = lasting.fold((0, 0), |(due, reached), change| {
             (due + u64::from(change.audience), reached + u64::from(change.reached()))
         });
         let latencies = Kind::ALL.map(|kind| Quantiles::of(self.ledger.latencies(kind)));
@@ -107,6 +114,8 @@ impl Stage<'_> {
             start_traffic,
             change_traffic,
             changes: measured.len(),
+            settled,
+            late: Duration::from_micros(self.late.load(Relaxed)),
             due,
             reached,
             latencies,
@@ -141,8 +150,9 @@ impl Stage<'_> {
         census.in_sync
     }
 
-    /// Changes go through; who gets them when is written down.
-    async fn change(&mut self) {
+    /// Changes go through; who gets them when is written down. True if all
+    /// were in sync in the end.
+    async fn change(&mut self) -> bool {
         let begin = self.clock.now();
         let before = self.wan.traffic();
         let mut driver = self.drive(true);
@@ -152,7 +162,7 @@ impl Stage<'_> {
         }
         driver.abort_all();
         while driver.join_next().await.is_some() {}
-        self.until_in_sync("the last changes arrive").await;
+        let settled = self.until_in_sync("the last changes arrive").await;
         let traffic = since(self.wan.traffic(), before);
         let changes = self.ledger.changes();
         if let Some(last) = Quantiles::spread(&changes) {
@@ -164,6 +174,7 @@ impl Stage<'_> {
                 bytes(traffic)
             ));
         }
+        settled
     }
 
     /// The WAN goes and comes back, while changes go on behind it.
@@ -233,13 +244,14 @@ impl Stage<'_> {
 
     /// Makes changes at a steady rate, whatever becomes of them, until dropped.
     fn drive(&self, measured: bool) -> JoinSet<()> {
-        let (clock, mesh) = (self.clock.clone(), Arc::clone(&self.mesh));
+        let (clock, mesh, late) = (self.clock.clone(), Arc::clone(&self.mesh), Arc::clone(&self.late));
         let (begin, pause) = (self.clock.now(), Duration::from_secs(1) / self.options.rate.max(1));
         let mut driver = JoinSet::new();
         driver.spawn(async move {
             for number in 0.. {
                 let due = begin + pause * number;
                 clock.sleep_until(due).await;
+                late.fetch_max((clock.now() - due).as_micros() as u64, Relaxed);
                 mesh.change(due, measured);
             }
         });
