@@ -15,7 +15,7 @@ use outpost::proto::core::Node;
 use outpost::proto::discovery::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
 use outpost::proto::discovery::{DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse, Resource};
 use outpost::proto::protobuf::Any;
-use outpost::transport::frame::Limit;
+use outpost::transport::frame::{Budget, Limit};
 use outpost::transport::server::{self, Bound, Call, Handler, Listen};
 use outpost::xds::{Ask, Limits, Status, code};
 use prost::Message;
@@ -171,7 +171,8 @@ impl Handler for Bad {
         if self.input == "gRPC without xDS" {
             return call.refuse(&Status::new(code::UNIMPLEMENTED, "no such service"));
         }
-        let Some((mut asks, mut say)) = call.accept(Limit { bytes: 1 << 20, remedy: "" }) else { return };
+        let limit = Limit { bytes: 1 << 20, remedy: "" };
+        let Some((mut asks, mut say)) = call.accept(limit, &Budget::new(1 << 20)) else { return };
         while let Some(Ok(message)) = asks.next().await {
             let Ok(ask) = Ask::read_delta(message, Limits::default()) else { return };
             let sent = match (&ask.error, ask.nonce.as_str()) {
