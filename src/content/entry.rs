@@ -141,6 +141,15 @@ static NO_ATTRIBUTES: Attributes =
     Attributes { aliases: Vec::new(), ttl: None, do_not_cache: false, constraints: None, extra: Bytes::new() };
 
 impl Attributes {
+    /// There are none, as in most entries.
+    fn is_plain(&self) -> bool {
+        self.aliases.is_empty()
+            && self.ttl.is_none()
+            && !self.do_not_cache
+            && self.constraints.is_none()
+            && self.extra.is_empty()
+    }
+
     /// With bytes of their own: those read from a response are slices of it.
     fn owned(mut self) -> Self {
         self.constraints = self.constraints.map(|bytes| Bytes::copy_from_slice(&bytes));
@@ -168,7 +177,7 @@ impl Hash for Draft {
             Body::Error(status) => status.hash(state),
             Body::Empty | Body::Absent | Body::Expired => {}
         }
-        if self.attributes != NO_ATTRIBUTES {
+        if !self.attributes.is_plain() {
             self.attributes.hash(state);
         }
     }
@@ -176,7 +185,11 @@ impl Hash for Draft {
 
 impl Draft {
     pub(super) fn is(&self, entry: &Entry) -> bool {
-        self.name == entry.name && self.body.same(&entry.body) && self.attributes == *entry.attributes()
+        let attributes = match &entry.attributes {
+            None => self.attributes.is_plain(),
+            Some(attributes) => self.attributes == **attributes,
+        };
+        attributes && self.body.same(&entry.body) && self.name == entry.name
     }
 }
 
@@ -184,7 +197,7 @@ impl Entry {
     pub(super) fn new(draft: Draft, key: u64, home: Home<Entry>) -> Self {
         let Draft { name, body, attributes } = draft;
         let id = EntryId::of(&name, &body, &attributes);
-        let attributes = (attributes != NO_ATTRIBUTES).then(|| Box::new(attributes.owned()));
+        let attributes = (!attributes.is_plain()).then(|| Box::new(attributes.owned()));
         Self { name, body, attributes, id, key, noted: AtomicU32::new(0), home }
     }
 

@@ -6,8 +6,8 @@
 //!
 //! Promise: two live objects of one table never have equal content, so that
 //! identity is the pointer. No object is dropped while a shard is locked (its
-//! own drop would lock it again), and nothing is compared or made under a lock
-//! but where two threads make the same thing at once.
+//! own drop would lock it again). No payload is compared, copied or hashed under
+//! a lock but where two threads make the same thing at once.
 
 use hashbrown::HashTable;
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
@@ -95,8 +95,7 @@ impl<T: Interned> Table<T> {
         is: impl Fn(&T, &D) -> bool,
         make: impl FnOnce(D, Home<T>) -> T,
     ) -> Arc<T> {
-        // Bits that the table itself uses neither as bucket nor as tag.
-        let shard = &self.shards[(hash >> 40) as usize % SHARDS];
+        let shard = self.shard(hash);
         let candidates = Candidates::of(&shard.lock(), hash);
         if let Some(found) = candidates.find(|object| is(object, &draft)) {
             return found;
@@ -109,6 +108,35 @@ impl<T: Interned> Table<T> {
             return made;
         }
         Self::settle(slots, made, raced)
+    }
+
+    /// [`intern`](Self::intern) for what is made in no time: under the lock,
+    /// where nothing of this hash is held.
+    pub(super) fn intern_small<D>(
+        &self,
+        hash: u64,
+        draft: D,
+        is: impl Fn(&T, &D) -> bool,
+        make: impl FnOnce(D, Home<T>) -> T,
+    ) -> Arc<T> {
+        let shard = self.shard(hash);
+        let mut slots = shard.lock();
+        let candidates = Candidates::of(&slots, hash);
+        if candidates.first.is_none() {
+            let made = Arc::new(make(draft, Home { shard: shard.clone(), hash }));
+            slots.insert_unique(hash, Slot { hash, object: Arc::downgrade(&made) }, |slot| slot.hash);
+            return made;
+        }
+        drop(slots);
+        match candidates.find(|object| is(object, &draft)) {
+            Some(found) => found,
+            None => self.intern(hash, draft, is, make),
+        }
+    }
+
+    fn shard(&self, hash: u64) -> &Arc<Shard<T>> {
+        // Bits that the table itself uses neither as bucket nor as tag.
+        &self.shards[(hash >> 40) as usize % SHARDS]
     }
 
     /// Another thread made something of this hash meanwhile: take it if it is

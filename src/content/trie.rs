@@ -45,11 +45,13 @@ fn run<T>(sorted: &[T], nibble_of: impl Fn(&T) -> u32, way: u32) -> usize {
     sorted.partition_point(|item| nibble_of(item) <= way)
 }
 
+/// What a change of a sibling touches is in front, beside the references.
 #[derive(Debug)]
+#[repr(C)]
 pub(super) struct Node {
     content: Content,
-    id: OnceLock<[u8; 32]>,
     home: Home<Node>,
+    id: OnceLock<[u8; 32]>,
 }
 
 #[derive(Debug)]
@@ -101,9 +103,14 @@ impl Interned for Node {
 
 impl Node {
     pub(super) fn len(&self) -> usize {
+        self.count() as usize
+    }
+
+    /// A tree of 2^32 entries does not fit into memory.
+    fn count(&self) -> u32 {
         match &self.content {
-            Content::Leaf(entries) => entries.len(),
-            Content::Branch(branch) => branch.entries as usize,
+            Content::Leaf(entries) => entries.len() as u32,
+            Content::Branch(branch) => branch.entries,
         }
     }
 
@@ -219,22 +226,21 @@ impl Nodes {
     /// The leaf of `entries`, which are sorted.
     fn leaf(&self, entries: &[Arc<Entry>]) -> Arc<Node> {
         let is = |node: &Node, entries: &&[_]| matches!(&node.content, Content::Leaf(held) if same(held, entries));
-        self.table.intern(self.hash(WAYS, entries), entries, is, |entries, home| Node {
+        self.table.intern_small(self.hash(WAYS, entries), entries, is, |entries, home| Node {
             content: Content::Leaf(entries.into()),
             id: OnceLock::new(),
             home,
         })
     }
 
-    fn branch(&self, ways: u16, children: Vec<Arc<Node>>) -> Arc<Node> {
+    /// The branch of `children`, with so many `entries` below.
+    fn branch(&self, ways: u16, entries: u32, children: Vec<Arc<Node>>) -> Arc<Node> {
         let hash = self.hash(u32::from(ways) << 8, &children);
         let is = |node: &Node, children: &Vec<_>| match &node.content {
             Content::Branch(branch) => branch.same(ways, children),
             Content::Leaf(_) => false,
         };
-        self.table.intern(hash, children, is, |children, home| {
-            let entries: usize = children.iter().map(|child| child.len()).sum();
-            let entries = u32::try_from(entries).unwrap_or(u32::MAX);
+        self.table.intern_small(hash, children, is, |children, home| {
             let branch = Branch { ways, entries, children: children.into() };
             Node { content: Content::Branch(branch), id: OnceLock::new(), home }
         })

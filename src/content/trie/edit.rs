@@ -71,63 +71,65 @@ impl Nodes {
             _ if places.is_empty() => node.cloned(),
             None => self.build(&merged(&[], places, replaced), depth),
             Some((_, Content::Leaf(entries))) => self.build(&merged(entries, places, replaced), depth),
-            Some((node, Content::Branch(branch))) => {
-                let moved = self.edit_children(branch, depth, places, replaced);
-                if moved.is_empty() { Some(node.clone()) } else { self.join(branch, moved) }
-            }
+            Some((node, Content::Branch(branch))) => self.edit_branch(node, branch, depth, places, replaced),
         }
     }
 
-    /// The ways that do not stay as they are, ascending.
-    fn edit_children(
+    fn edit_branch(
         &self,
+        node: &Arc<Node>,
         branch: &Branch,
         depth: u32,
         mut places: &[Place],
         replaced: &mut dyn FnMut(&Arc<Entry>),
-    ) -> Vec<(u32, Option<Arc<Node>>)> {
-        let mut moved = Vec::new();
+    ) -> Option<Arc<Node>> {
+        // One change is what mostly comes, and needs no list.
+        let mut more = Vec::new();
         while let Some(first) = places.first() {
             let way = nibble(first.key, depth);
             let (here, rest) = places.split_at(run(places, |place| nibble(place.key, depth), way));
-            places = rest;
             let held = branch.child(way);
             let next = self.edit(held, depth + 1, here, replaced);
-            if held.map(Arc::as_ptr) != next.as_ref().map(Arc::as_ptr) {
-                moved.push((way, next));
+            let moved = held.map(Arc::as_ptr) != next.as_ref().map(Arc::as_ptr);
+            if moved && more.is_empty() && rest.is_empty() {
+                return self.join(branch, &mut [(way, next)]);
             }
+            if moved {
+                more.push((way, next));
+            }
+            places = rest;
         }
-        moved
+        if more.is_empty() { Some(node.clone()) } else { self.join(branch, &mut more) }
     }
 
-    /// The node over the children of `branch` with `moved` in their places: a
-    /// branch, a leaf where few entries are left, or none.
-    fn join(&self, branch: &Branch, moved: Vec<(u32, Option<Arc<Node>>)>) -> Option<Arc<Node>> {
-        let mut ways = branch.ways;
-        for (way, next) in &moved {
+    /// The node over the children of `branch` with `moved`, ascending, in their
+    /// places: a branch, a leaf where few entries are left, or none.
+    fn join(&self, branch: &Branch, moved: &mut [(u32, Option<Arc<Node>>)]) -> Option<Arc<Node>> {
+        let (mut ways, mut entries) = (branch.ways, branch.entries);
+        for (way, next) in &*moved {
             ways = ways & !(1 << way) | u16::from(next.is_some()) << way;
+            entries -= branch.child(*way).map_or(0, |child| child.count());
+            entries += next.as_ref().map_or(0, |child| child.count());
         }
-        // Plain reads of all lengths first: the cache misses overlap, which
-        // those of counting the references below do not.
-        let kept: usize = branch.children.iter().map(|child| child.len()).sum();
-        let gone: usize = moved.iter().filter_map(|(way, _)| branch.child(*way)).map(|child| child.len()).sum();
-        let come: usize = moved.iter().filter_map(|(_, next)| next.as_ref()).map(|child| child.len()).sum();
+        // Plain reads of the counts: their cache misses overlap, which those of
+        // counting up below do not.
+        std::hint::black_box(branch.children.iter().map(Arc::strong_count).sum::<usize>());
         let mut children = Vec::with_capacity(ways.count_ones() as usize);
-        let mut moved = moved.into_iter().peekable();
+        let mut moved = moved.iter_mut().peekable();
         for way in (0..WAYS).filter(|way| (ways | branch.ways) >> way & 1 == 1) {
             match moved.next_if(|(moved, _)| *moved == way) {
-                Some((_, next)) => children.extend(next),
+                Some((_, next)) => children.extend(next.take()),
                 None => children.extend(branch.child(way).cloned()),
             }
         }
-        match kept - gone + come {
+        match entries as usize {
             0 => None,
             1..=BUCKET => {
                 // Children of so few entries are leaves.
                 let all: Vec<_> = children.iter().flat_map(|child| super::Iter::new(Some(child))).cloned().collect();
                 Some(self.leaf(&all))
             }
-            _ => Some(self.branch(ways, children)),
+            _ => Some(self.branch(ways, entries, children)),
         }
     }
 
@@ -139,7 +141,7 @@ impl Nodes {
         if entries.len() <= BUCKET || depth == DEPTH {
             return Some(self.leaf(entries));
         }
-        let (mut ways, mut children) = (0, Vec::with_capacity(WAYS as usize));
+        let (all, mut ways, mut children) = (entries.len() as u32, 0, Vec::with_capacity(WAYS as usize));
         while let Some(first) = entries.first() {
             let way = nibble(first.key(), depth);
             let (here, rest) = entries.split_at(run(entries, |entry| nibble(entry.key(), depth), way));
@@ -147,7 +149,7 @@ impl Nodes {
             ways |= 1 << way;
             children.extend(self.build(here, depth + 1));
         }
-        Some(self.branch(ways, children))
+        Some(self.branch(ways, all, children))
     }
 }
 
