@@ -26,6 +26,9 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
+/// Diffs and frames that nobody asked for in one to two such spans are forgotten.
+const SWEEP: Duration = Duration::from_secs(5);
+
 /// How often health checks are told of a change of readiness.
 const READY_LOOK: Duration = Duration::from_millis(100);
 
@@ -75,6 +78,7 @@ pub struct Running {
 pub async fn start(config: Config, options: Options) -> Result<Running, StartError> {
     let Options { clock, timing, upstream: upstream_settings } = options;
     let store = Store::new();
+    let sweep_clock = clock.clone();
     let mut registry = Registry::with_prefix("outpost");
     let exchange = Exchange::new(store.clone(), timing.clone(), clock.clone());
     registry.register("build", "The program that runs", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
@@ -113,6 +117,7 @@ pub async fn start(config: Config, options: Options) -> Result<Running, StartErr
     let mut tasks = JoinSet::new();
     tasks.spawn(exchange.clone().run());
     tasks.spawn(upstream.clone().run());
+    tasks.spawn(sweep(store.clone(), sweep_clock));
     tasks.spawn(tell_health(downstream.clone(), clock, facts));
     tasks.spawn(admin::serve(listener, sources, async {
         let _ = stopped.await;
@@ -141,6 +146,14 @@ fn facts(
         draining: draining.load(Ordering::Relaxed),
         holding: exchange.holds_a_snapshot(),
         connected: upstream.is_connected(),
+    }
+}
+
+/// Lets the store forget diffs and frames that nobody asks for any more.
+async fn sweep(store: Arc<Store>, clock: Clock) {
+    loop {
+        clock.sleep_until(clock.now() + SWEEP).await;
+        store.sweep();
     }
 }
 
