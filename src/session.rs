@@ -35,8 +35,8 @@ pub struct Update {
     /// Authoritatively gone or absent (C-118).
     pub removed: Vec<Name>,
     pub errors: Vec<(Name, Status)>,
-    /// SotW, full-state type: `resources` is all there is of what was asked, so
-    /// that other *held* names are gone (C-118b).
+    /// SotW, full-state type or members without names: `resources` is all there
+    /// is of what was asked, so that other *held* names are gone (C-118b).
     pub whole: bool,
     /// This is an answer to a subscription to `*`.
     pub answers_wildcard: bool,

@@ -36,6 +36,8 @@ struct Draft {
     lifted: Vec<Name>,
     touched: Vec<Name>,
     ignored: usize,
+    /// It is one set of members without names of their own (C-141).
+    opaque: bool,
     /// The upstream's versions of what it sent.
     versions: Vec<(Name, String)>,
 }
@@ -68,7 +70,9 @@ impl GroupType {
         let Update { label, resources, removed, errors, whole, answers_wildcard, received, .. } = update;
         self.pulse.answered(scene.now);
         let mut draft = Draft::default();
-        let whole = whole && self.url.full_state();
+        let whole = whole && says_what_is_gone(&self.url);
+        // Members named by their content: nobody can ask for them by name.
+        draft.opaque = whole && !self.url.full_state();
         let listed: HashSet<Name> = match whole {
             true => resources.iter().filter_map(|resource| resource.name.clone()).collect(),
             false => HashSet::new(),
@@ -128,7 +132,7 @@ impl GroupType {
             return;
         };
         let held = self.tree.get(&name).cloned();
-        if held.is_none() && !self.accepts(&name, &aliases) {
+        if held.is_none() && !self.accepts(&name, &aliases) && !(draft.opaque && self.is_asked()) {
             draft.ignored += 1;
             return;
         }
@@ -264,7 +268,7 @@ impl GroupType {
             let name = entry.name();
             let named = || self.named(name, entry.aliases()) && self.awaited.until(name).is_none();
             let stated = matches!(entry.body(), Body::Absent | Body::Error(_));
-            !stated && !listed.contains(name) && draft.pending(name).is_none() && (wildcard || named())
+            !stated && !listed.contains(name) && draft.pending(name).is_none() && (wildcard || draft.opaque || named())
         };
         let missing: Vec<_> = self.tree.iter().filter(judged).cloned().collect();
         for entry in missing {
@@ -318,6 +322,12 @@ impl GroupType {
         }
         count
     }
+}
+
+/// Named partial types never say by omission that something is gone (C-119).
+fn says_what_is_gone(url: &TypeUrl) -> bool {
+    use Kind::{Endpoint, ExtensionConfig, Route, Runtime, ScopedRoute, Secret, VirtualHost};
+    !matches!(url.kind(), Endpoint | Route | ScopedRoute | VirtualHost | Secret | Runtime | ExtensionConfig)
 }
 
 fn absent(scene: &Scene<'_>, name: &Name, aliases: Vec<Name>) -> Arc<Entry> {

@@ -323,6 +323,16 @@ fn whole_sets_say_what_is_gone() {
 }
 
 #[test]
+fn members_without_names_are_one_set() {
+    let mut bench = Bench::wanting("leds", &["collection"]);
+    let whole = |specs: &[&str]| Update { whole: true, ..with("leds", "", specs) };
+    bench.apply(whole(&["x1", "y1"]));
+    assert_eq!(bench.shows("leds"), "x1 y1");
+    bench.apply(whole(&["y1"]));
+    assert_eq!(bench.shows("leds"), "y1");
+}
+
+#[test]
 fn a_whole_set_does_not_judge_what_was_only_just_asked() {
     let mut bench = Bench::wanting("lds", &["A", "B"]);
     let whole = |specs: &[&str]| Update { whole: true, ..with("lds", "", specs) };
