@@ -54,6 +54,9 @@ pub(super) struct TypeState {
     /// SotW: asked names of which nothing can be said yet, with the moment
     /// their request was written (C-118).
     awaited: BTreeMap<Name, Moment>,
+    /// Of these the ones received before that a response has left out since:
+    /// it may predate the request, so that only silence after it is proof.
+    doubted: HashSet<Name>,
     star: Star,
     /// The oldest ask that nothing answered.
     asked_at: Option<Moment>,
@@ -82,6 +85,7 @@ impl TypeState {
             variant,
             held: Vec::new(),
             known: HashSet::new(),
+            doubted: HashSet::new(),
             awaited: BTreeMap::new(),
             star: Star::NotAsked,
             asked_at: None,
@@ -132,6 +136,7 @@ impl TypeState {
     pub(super) fn asked(&mut self, now: Moment, ask: &Ask, initial: &[(Name, String)]) {
         for name in &ask.drops {
             self.awaited.remove(name);
+            self.doubted.remove(name);
         }
         match self.subscription.asked() {
             Some(asked) if asked.wildcard() => {
@@ -241,7 +246,10 @@ impl TypeState {
         if (self.type_url.full_state() && !breaks::on("C-141") || breaks::on("C-119")) && !heartbeat {
             let missing = |name: &&Name| !here.contains(*name);
             // A response that may predate the request for a name proves nothing of it.
-            let fresh = self.awaited.keys().filter(missing).any(|name| self.known.contains(name));
+            let doubted = self.awaited.keys().filter(missing).filter(|name| self.known.contains(*name)).cloned();
+            let doubted: Vec<Name> = doubted.collect();
+            let fresh = !doubted.is_empty();
+            self.doubted.extend(doubted);
             if update.answers_wildcard && !fresh {
                 update.whole = true;
                 self.known = here.clone();
@@ -261,6 +269,7 @@ impl TypeState {
         }
         for name in here {
             self.awaited.remove(&name);
+            self.doubted.remove(&name);
             self.known.insert(name);
         }
     }
@@ -295,11 +304,18 @@ impl TypeState {
     pub(super) fn tick(&mut self, now: Moment, absent: Duration) -> (bool, Option<Update>) {
         let absent = if breaks::on("C-120") { absent * 4 } else { absent };
         let due = |at: &Moment| now >= *at + absent;
-        let removed: Vec<Name> = self.awaited.iter().filter(|(_, at)| due(at)).map(|(name, _)| name.clone()).collect();
+        let mut removed: Vec<Name> =
+            self.awaited.iter().filter(|(_, at)| due(at)).map(|(name, _)| name.clone()).collect();
         for name in &removed {
             self.awaited.remove(name);
-            self.known.remove(name);
         }
+        // Of a name that was received before and never left out, silence says
+        // nothing (C-118c).
+        let (known, doubted) = (&mut self.known, &mut self.doubted);
+        removed.retain(|name| !known.contains(name) || doubted.remove(name));
+        removed.iter().for_each(|name| {
+            known.remove(name);
+        });
         let star = matches!(&self.star, Star::Awaited { at, crossed: true, .. } if due(at));
         if star {
             self.star = Star::Answered;

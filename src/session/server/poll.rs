@@ -549,15 +549,17 @@ impl TypeState {
     fn everything(&self, of: &ServedType) -> Vec<Arc<Entry>> {
         let mut all: Vec<Arc<Entry>> = Vec::new();
         let Some(tree) = self.held.tree() else { return all };
+        // Of an exception the client has what the exception says, not what the
+        // tree does: told of its absence, it is not told otherwise again.
+        let exceptions = self.held.exceptions();
+        let in_step = |entry: &&Arc<Entry>| entry.is_present() && !exceptions.contains_key(entry.name());
         if self.subscription.wildcard() {
-            all.extend(tree.iter().filter(|entry| entry.is_present()).cloned());
+            all.extend(tree.iter().filter(in_step).cloned());
         } else {
-            for name in self.subscription.names().iter() {
-                let entry = tree.get(name).filter(|entry| entry.is_present());
-                all.extend(entry.or_else(|| of.resolve(name).filter(|entry| entry.is_present())).cloned());
-            }
+            let names = self.subscription.names().iter();
+            all.extend(names.filter_map(|name| tree.get(name).or_else(|| of.resolve(name)).filter(in_step).cloned()));
         }
-        for (name, exception) in self.held.exceptions() {
+        for (name, exception) in exceptions {
             if let Has::Present(entry) = &exception.has
                 && self.subscription.covers(name, entry.aliases())
             {
