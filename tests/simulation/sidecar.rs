@@ -46,6 +46,7 @@ pub struct Link {
     last: BTreeMap<&'static str, String>,
     older: BTreeMap<&'static str, String>,
     seen: BTreeMap<&'static str, Seen>,
+    asked: BTreeSet<&'static str>,
     first: bool,
     /// I2b: stated versions that the replica may not know.
     pub resumed: bool,
@@ -85,6 +86,10 @@ impl Sidecar {
 
     fn state_first(&mut self, url: &'static str) {
         let sub = self.subs[url].clone();
+        if !sub.wildcard && sub.names.is_empty() {
+            // An empty first request would mean `*`.
+            return;
+        }
         let applied = self.applied.entry(url).or_default();
         applied.retain(|name, _| sub.covers(name));
         let mut names: Vec<String> = sub.names.iter().cloned().collect();
@@ -94,6 +99,7 @@ impl Sidecar {
         let versions: Vec<(String, String)> =
             applied.iter().map(|(name, (_, version))| (name.clone(), version.clone())).collect();
         let Some(link) = &mut self.stream else { return };
+        link.asked.insert(url);
         link.resumed |= !versions.is_empty();
         let seen = link.seen.entry(url).or_default();
         sub.names.iter().for_each(|name| seen.expect(name));
@@ -118,7 +124,6 @@ impl Sidecar {
     pub fn resubscribe(&mut self, rng: &mut Rng, faults: &mut Faults) {
         let url = *rng.pick(&plane::TYPES);
         let name = rng.pick(&NAMES).to_string();
-        let fresh = !self.subs.contains_key(url);
         let sub = self.subs.entry(url).or_default();
         let had = sub.names.contains(&name);
         if self.variant == Variant::Sotw && sub.wildcard {
@@ -130,15 +135,13 @@ impl Sidecar {
         } else {
             sub.names.insert(name.clone());
         }
-        if fresh {
-            if self.stream.is_some() {
-                self.state_first(url);
-            }
-            return;
-        }
         let sub = sub.clone();
         if !sub.covers(&name) {
             self.applied.entry(url).or_default().remove(&name);
+        }
+        if self.stream.as_ref().is_some_and(|link| !link.asked.contains(url)) {
+            self.state_first(url);
+            return;
         }
         let Some(link) = &mut self.stream else { return };
         let seen = link.seen.entry(url).or_default();

@@ -483,6 +483,32 @@ impl World {
         }
     }
 
+    /// What both replicas and the stream know of a type, for who reads a failure.
+    fn picture(&self, sidecar: &Sidecar, url: &str) -> String {
+        let mut text = format!("  sidecar {:?}: {:?}\n", sidecar.variant, sidecar.subs.get(url));
+        for (at, replica) in self.replicas.iter().enumerate() {
+            let group = &replica.groups[sidecar.group];
+            let served = group.served();
+            let of = served.of(&TypeUrl::new(url));
+            let entries: Vec<String> = of
+                .iter()
+                .flat_map(|of| of.tree.iter())
+                .map(|entry| format!("{}={:?}", entry.name(), entry.is_present()))
+                .collect();
+            text += &format!("  replica {at} {:?}: {}\n", replica.variant, entries.join(" "));
+            if let Some(link) = &replica.links[sidecar.group] {
+                for report in link.session.report().filter(|report| report.type_url.as_str() == url) {
+                    text += &format!("    upstream {report:?}\n");
+                }
+            }
+        }
+        let at = self.sidecars.iter().position(|other| other.id == sidecar.id);
+        if let Some(served) = at.and_then(|at| self.served[at].as_ref()) {
+            text += &format!("  served by replica {}: {:?}\n", served.replica, served.session.report(self.now));
+        }
+        text
+    }
+
     /// I1, I4: every sidecar has what the control plane says.
     pub fn converged(&self) -> Result<(), String> {
         for sidecar in &self.sidecars {
@@ -503,7 +529,11 @@ impl World {
                 if let Some(name) =
                     applied.keys().find(|name| sub.covers(name) && !world.contains_key(name.as_str()) && !silent)
                 {
-                    return Err(format!("I4: {} {url} {name} is gone and still held", sidecar.id));
+                    return Err(format!(
+                        "I4: {} {url} {name} is gone and still held\n{}",
+                        sidecar.id,
+                        self.picture(sidecar, url)
+                    ));
                 }
             }
         }
