@@ -51,7 +51,7 @@
 //! 9. [`downstream`]: drives server sessions, one task a stream
 //! 10. [`transport`]: HTTP/2, gRPC frames, TLS
 //! 11. [`config`], [`cli`], [`admin`], [`logs`]: the operator's side
-//! 12. [`app`]: joins them; [`bench`] and [`demo`] measure and show them
+//! 12. [`app`]: joins them; [`bench`](mod@bench) and [`demo`] measure and show them
 //!
 //! # Promises
 //!
