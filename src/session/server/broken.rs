@@ -1,6 +1,7 @@
 //! Breaks of rules that no single condition keeps; see [`crate::breaks`].
 
-use super::held::{Exception, Has, Said};
+use super::held::{Exception, Said};
+use super::verdict::Has;
 use super::{HeardKind, Rejection, Response, Scope, ServerSession, TypeState};
 use crate::breaks::on;
 use crate::content::{Body, Encoding, Frame, Parts, ServedType, Store};

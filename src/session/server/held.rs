@@ -7,29 +7,14 @@
 //! moves on. What is in step costs nothing.
 
 use super::Trust;
-use super::subscription::Subscription;
+use super::verdict::{Has, Target, Verdict, View};
 use crate::breaks;
-use crate::content::{Body, Changed, Edit, Entry, NameSet, ServedType, Store, Tree};
+use crate::content::{Body, Changed, Edit, Entry, ServedType, Store, Tree};
 use crate::xds::name::Glob;
 use crate::xds::time::earliest;
 use crate::xds::{Moment, Name, Status, code};
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
-
-/// What the client has under a name.
-#[derive(Clone, Debug)]
-pub(super) enum Has {
-    /// Nothing that counts: never sent, or asked for again.
-    Nothing,
-    /// Something of a version that is not the current one (C-093).
-    Unknown,
-    /// A version of our form that was never seen here (C-093, decision).
-    Stated([u8; 16]),
-    Present(Arc<Entry>),
-    /// It was told that there is none.
-    Absent,
-    Error(Status),
-}
 
 #[derive(Clone, Debug)]
 pub(super) struct Exception {
@@ -54,28 +39,6 @@ impl Exception {
     }
 }
 
-/// What the served tree says of a name.
-enum Target<'a> {
-    Present(&'a Arc<Entry>),
-    Absent,
-    Expired,
-    Error(&'a Status),
-    /// No word on it.
-    Unknown,
-}
-
-enum Verdict {
-    Send(Arc<Entry>),
-    Remove,
-    Fail(Status),
-    /// Nothing to say, and as the tree says.
-    InStep,
-    /// Nothing to say yet.
-    Keep,
-    /// A removal that waits for the settle window.
-    Withhold,
-}
-
 /// How far a step may go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Reach {
@@ -83,20 +46,6 @@ pub(super) enum Reach {
     All,
     /// Only what requests asked for.
     Answers,
-}
-
-/// What a step reads.
-pub(super) struct View<'a> {
-    pub(super) now: Moment,
-    pub(super) store: &'a Store,
-    pub(super) subscription: &'a Subscription,
-    pub(super) served: &'a ServedType,
-    /// The type is refused: every name is absent.
-    pub(super) refused: bool,
-    /// Removals may go out (C-105).
-    pub(super) may_remove: bool,
-    /// An unanswerable name is an error (T-10), with this text.
-    pub(super) unavailable: Option<&'a str>,
 }
 
 /// What a step found to say.
@@ -158,19 +107,11 @@ impl Held {
         }
     }
 
-    /// A name in `names` on which there is no word, or whose word is awaited.
-    pub(super) fn lacks_word(&self, names: &NameSet, view: &View<'_>) -> bool {
-        names.iter().any(|name| {
-            matches!(view.target(name), Target::Unknown) && view.unavailable.is_none()
-                || view.served.awaited.contains(name)
-        })
-    }
-
     /// Some change other than a removal waits to be sent.
     pub(super) fn is_behind(&self, view: &View<'_>) -> bool {
         let Some(tree) = &self.tree else { return false };
         !tree.same(&view.served.tree)
-            && view.store.diff(tree, &view.served.tree).changed.iter().any(|change| {
+            && view.look.store.diff(tree, &view.served.tree).changed.iter().any(|change| {
                 change
                     .to
                     .as_ref()
@@ -204,7 +145,7 @@ impl Held {
         };
         for name in names {
             if let Some(entry) = tree.get(&name) {
-                self.exceptions.entry(name).or_insert_with(|| Exception::of(has(Some(entry))));
+                self.exceptions.entry(name).or_insert_with(|| Exception::of(Has::of(Some(entry))));
             }
         }
     }
@@ -243,7 +184,7 @@ impl Held {
             }
             // Not believed even should it prove current, as names are (C-094).
             let follow_up = trust == Trust::None || asked && trust != Trust::All;
-            let foreign = half.filter(|half| !view.store.remembers(half));
+            let foreign = half.filter(|half| !view.look.store.remembers(half));
             let exception = match foreign {
                 Some(half) => {
                     let stated = Exception::of(Has::Stated(half));
@@ -288,7 +229,7 @@ impl Held {
         if view.may_remove || from.same(target) {
             return target.clone();
         }
-        let diff = view.store.diff(from, target);
+        let diff = view.look.store.diff(from, target);
         let gone: Vec<Edit> = diff
             .changed
             .iter()
@@ -299,7 +240,7 @@ impl Held {
             return target.clone();
         }
         said.withheld = true;
-        view.store.edit(target, gone)
+        view.look.store.edit(target, gone)
     }
 
     /// A glob just subscribed asks for each of its members (C-112).
@@ -336,7 +277,7 @@ impl Held {
         if reach == Reach::Answers && !exception.answer {
             return;
         }
-        if let Some(until) = exception.until.filter(|until| view.now < *until)
+        if let Some(until) = exception.until.filter(|until| view.look.now < *until)
             && !view.is_stated(name, &exception.has)
         {
             said.wake = earliest(said.wake, Some(until));
@@ -356,7 +297,7 @@ impl Held {
             Verdict::Send(entry) => Has::Present(entry.clone()),
             Verdict::Remove => Has::Absent,
             Verdict::Fail(status) => Has::Error(status.clone()),
-            Verdict::InStep => has_of(&view.target(name)),
+            Verdict::InStep => Has::told(&view.target(name)),
         };
         self.exceptions.remove(name);
         if matches!(verdict, Verdict::InStep) {
@@ -365,7 +306,7 @@ impl Held {
             told.insert(canonical.clone());
         }
         said.say(verdict, &canonical, told);
-        if !same(&has_now, &has(to.get(&canonical))) {
+        if !has_now.same(&Has::of(to.get(&canonical))) {
             self.exceptions.insert(canonical, Exception::of(has_now));
         }
     }
@@ -374,7 +315,7 @@ impl Held {
         if from.same(to) {
             return;
         }
-        let diff = view.store.diff(from, to);
+        let diff = view.look.store.diff(from, to);
         let names = view.subscription.names();
         if !view.subscription.wildcard() && view.subscription.globs().is_empty() && names.len() * 4 < diff.changed.len()
         {
@@ -401,8 +342,8 @@ impl Held {
         if self.exceptions.contains_key(&change.name) {
             return;
         }
-        let had = has(change.from.as_ref());
-        let verdict = view.compare(&change.name, &had, &target_of(change.to.as_ref()));
+        let had = Has::of(change.from.as_ref());
+        let verdict = view.compare(&change.name, &had, &Target::of(change.to.as_ref()));
         if let Verdict::Keep | Verdict::Withhold = verdict {
             if !matches!(had, Has::Nothing) {
                 self.exceptions.insert(change.name.clone(), Exception::of(had));
@@ -419,7 +360,7 @@ impl Said {
         let mut said = Self::default();
         for change in &store.diff(from, to).changed {
             let had = change.from.as_ref().is_some_and(|entry| entry.is_present());
-            match target_of(change.to.as_ref()) {
+            match Target::of(change.to.as_ref()) {
                 Target::Present(entry) => said.resources.push(entry.clone()),
                 Target::Absent | Target::Unknown if had => said.removed.push(change.name.clone()),
                 Target::Error(status) if had || breaks::on("C-124") => {
@@ -452,89 +393,6 @@ impl Said {
     }
 }
 
-impl View<'_> {
-    fn target(&self, name: &str) -> Target<'_> {
-        let entry = self.served.resolve(name);
-        match target_of(entry) {
-            Target::Unknown if self.refused || name.is_empty() => Target::Absent,
-            target => target,
-        }
-    }
-
-    /// The client states just what is served.
-    fn is_stated(&self, name: &str, has: &Has) -> bool {
-        match (has, self.target(name)) {
-            (Has::Stated(half), Target::Present(entry)) => entry.id().as_bytes().starts_with(half),
-            _ => false,
-        }
-    }
-
-    fn judge(&self, name: &Name, exception: &Exception) -> Verdict {
-        let target = self.target(name);
-        if exception.mention {
-            return match target {
-                Target::Present(entry) => Verdict::Send(entry.clone()),
-                _ => Verdict::Remove,
-            };
-        }
-        if exception.follow_up {
-            if self.served.restating.contains(name) {
-                return Verdict::Keep;
-            }
-            if let Target::Present(entry) = target {
-                return Verdict::Send(entry.clone());
-            }
-        }
-        if self.served.awaited.contains(name) {
-            return Verdict::Keep;
-        }
-        if let (Has::Nothing, Target::Unknown, Some(reason)) = (&exception.has, &target, self.unavailable) {
-            return Verdict::Fail(Status::new(code::UNAVAILABLE, reason));
-        }
-        self.compare(name, &exception.has, &target)
-    }
-
-    fn compare(&self, name: &Name, has: &Has, target: &Target<'_>) -> Verdict {
-        let named = self.subscription.by_name(name, &[]);
-        let gone = || if self.may_remove { Verdict::Remove } else { Verdict::Withhold };
-        let vanished = self.subscription.by_set(name) && self.served.complete_for(self.subscription);
-        match (has, target) {
-            (Has::Present(held), Target::Present(entry)) if held.id() == entry.id() => Verdict::InStep,
-            (Has::Stated(half), Target::Present(entry)) if entry.id().as_bytes().starts_with(half) => Verdict::InStep,
-            (Has::Absent, Target::Present(_)) if breaks::on("C-038") => Verdict::InStep,
-            (_, Target::Present(entry)) => Verdict::Send((*entry).clone()),
-
-            (Has::Error(told), Target::Error(status)) if told == *status => Verdict::InStep,
-            (Has::Nothing, Target::Error(_)) if !named => Verdict::InStep,
-            (_, Target::Error(status)) => Verdict::Fail((*status).clone()),
-
-            (Has::Nothing, Target::Absent) if breaks::on("C-076") => Verdict::InStep,
-            (Has::Nothing, Target::Unknown) if named && breaks::on("C-077") => Verdict::Remove,
-            (Has::Present(_), Target::Expired) if breaks::on("C-132") => Verdict::Remove,
-            (Has::Unknown | Has::Stated(_), _) if breaks::on("C-092") => Verdict::InStep,
-            (Has::Nothing, Target::Absent | Target::Expired) if named => Verdict::Remove,
-            (Has::Unknown | Has::Stated(_), Target::Absent) => Verdict::Remove,
-            (Has::Present(_), Target::Absent) => gone(),
-            (Has::Error(told), Target::Absent) if told.code != code::NOT_FOUND => Verdict::Remove,
-            (_, Target::Absent | Target::Expired) => Verdict::InStep,
-
-            (Has::Unknown | Has::Stated(_), Target::Unknown) if vanished => Verdict::Remove,
-            (Has::Present(_), Target::Unknown) if vanished => gone(),
-            (Has::Absent, Target::Unknown) => Verdict::InStep,
-            (Has::Nothing, Target::Unknown) if vanished && !named => Verdict::InStep,
-            (_, Target::Unknown) => Verdict::Keep,
-        }
-    }
-}
-
-impl ServedType {
-    /// What `*` or a glob covers and the tree lacks does not exist. A glob's
-    /// members are known once one was stated; before, nothing was sent.
-    fn complete_for(&self, subscription: &Subscription) -> bool {
-        self.complete || !subscription.wildcard()
-    }
-}
-
 fn resolve(tree: &Tree, served: &ServedType, name: &Name) -> Option<Name> {
     if tree.get(name).is_some() {
         return Some(name.clone());
@@ -552,38 +410,4 @@ fn is_removal(change: &Changed) -> bool {
         Some(_) => false,
     };
     absent && change.from.as_ref().is_some_and(|entry| entry.is_present())
-}
-
-fn target_of(entry: Option<&Arc<Entry>>) -> Target<'_> {
-    let Some(entry) = entry else { return Target::Unknown };
-    match entry.body() {
-        Body::Empty if breaks::on("C-085") => Target::Absent,
-        Body::Resource(_) | Body::Empty => Target::Present(entry),
-        Body::Absent => Target::Absent,
-        Body::Expired => Target::Expired,
-        Body::Error(status) => Target::Error(status),
-    }
-}
-
-fn has_of(target: &Target<'_>) -> Has {
-    match target {
-        Target::Present(entry) => Has::Present((*entry).clone()),
-        Target::Absent | Target::Expired => Has::Absent,
-        Target::Error(status) => Has::Error((*status).clone()),
-        Target::Unknown => Has::Nothing,
-    }
-}
-
-/// What a stream in step with a tree has.
-fn has(entry: Option<&Arc<Entry>>) -> Has {
-    has_of(&target_of(entry))
-}
-
-fn same(a: &Has, b: &Has) -> bool {
-    match (a, b) {
-        (Has::Nothing, Has::Nothing) | (Has::Absent, Has::Absent) | (Has::Unknown, Has::Unknown) => true,
-        (Has::Present(a), Has::Present(b)) => a.id() == b.id(),
-        (Has::Error(a), Has::Error(b)) => a == b,
-        _ => false,
-    }
 }

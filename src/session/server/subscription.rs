@@ -35,7 +35,6 @@ pub(super) struct Shift {
     pub(super) wildcard_added: bool,
     /// `*` was subscribed again by delta (C-073).
     pub(super) wildcard_again: bool,
-    pub(super) wildcard_dropped: bool,
     /// The subscription is another than before.
     pub(super) moved: bool,
     /// `+* -*` as the first request: subscribed to nothing, and to be told so
@@ -101,7 +100,6 @@ impl Subscription {
             dropped: before.names.iter().filter(|name| !self.names.contains(name)).cloned().collect(),
             wildcard_added: self.wildcard && !before.wildcard,
             wildcard_again: false,
-            wildcard_dropped: before.wildcard && !self.wildcard,
             moved: true,
             nothing: false,
         }
@@ -136,7 +134,6 @@ impl Subscription {
         }
         for name in unsubscribe {
             if &**name == WILDCARD {
-                shift.wildcard_dropped = self.wildcard && !shift.wildcard_added;
                 shift.nothing = first && shift.wildcard_added && !breaks::on("C-065");
                 (shift.wildcard_added, shift.wildcard_again) = (false, false);
                 self.wildcard = false;

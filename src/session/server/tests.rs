@@ -1,6 +1,7 @@
 use super::*;
 use crate::content::{Body, Edit, entry::Attributes};
 use crate::proto::discovery as wire;
+use crate::xds::ask::Change;
 use prost::Message;
 use std::time::Duration;
 

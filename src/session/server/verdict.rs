@@ -1,0 +1,190 @@
+//! What a client has under a name, what is served there, and what follows.
+//!
+//! Every name that a step looks at is judged here alone: [`View::judge`] for one
+//! that is an exception, [`View::compare`] for one that is in step with a tree.
+
+use super::held::Exception;
+use super::poll::Look;
+use super::subscription::Subscription;
+use crate::breaks;
+use crate::content::{Body, Entry, ServedType};
+use crate::xds::{Name, Status, code};
+use std::sync::Arc;
+
+/// What the client has under a name.
+#[derive(Clone, Debug)]
+pub(super) enum Has {
+    /// Nothing that counts: never sent, or asked for again.
+    Nothing,
+    /// Something of a version that is not the current one (C-093).
+    Unknown,
+    /// A version of our form that was never seen here (C-093, decision).
+    Stated([u8; 16]),
+    Present(Arc<Entry>),
+    /// It was told that there is none.
+    Absent,
+    Error(Status),
+}
+
+/// What the served tree says of a name.
+pub(super) enum Target<'a> {
+    Present(&'a Arc<Entry>),
+    Absent,
+    Expired,
+    Error(&'a Status),
+    /// No word on it.
+    Unknown,
+}
+
+/// What is to be said of a name.
+pub(super) enum Verdict {
+    Send(Arc<Entry>),
+    Remove,
+    Fail(Status),
+    /// Nothing to say, and as the tree says.
+    InStep,
+    /// Nothing to say yet.
+    Keep,
+    /// A removal that waits for the settle window.
+    Withhold,
+}
+
+/// What a step reads.
+pub(super) struct View<'a> {
+    pub(super) look: &'a Look<'a>,
+    pub(super) subscription: &'a Subscription,
+    pub(super) served: &'a ServedType,
+    /// The type is refused: every name is absent.
+    pub(super) refused: bool,
+    /// Removals may go out (C-105).
+    pub(super) may_remove: bool,
+}
+
+impl Has {
+    /// What a client in step with this target has.
+    pub(super) fn told(target: &Target<'_>) -> Self {
+        match target {
+            Target::Present(entry) => Self::Present((*entry).clone()),
+            Target::Absent | Target::Expired => Self::Absent,
+            Target::Error(status) => Self::Error((*status).clone()),
+            Target::Unknown => Self::Nothing,
+        }
+    }
+
+    /// What a stream in step with a tree has, where the tree has `entry`.
+    pub(super) fn of(entry: Option<&Arc<Entry>>) -> Self {
+        Self::told(&Target::of(entry))
+    }
+
+    pub(super) fn same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Nothing, Self::Nothing) | (Self::Absent, Self::Absent) | (Self::Unknown, Self::Unknown) => true,
+            (Self::Present(a), Self::Present(b)) => a.id() == b.id(),
+            (Self::Error(a), Self::Error(b)) => a == b,
+            _ => false,
+        }
+    }
+}
+
+impl<'a> Target<'a> {
+    pub(super) fn of(entry: Option<&'a Arc<Entry>>) -> Self {
+        let Some(entry) = entry else { return Self::Unknown };
+        match entry.body() {
+            Body::Empty if breaks::on("C-085") => Self::Absent,
+            Body::Resource(_) | Body::Empty => Self::Present(entry),
+            Body::Absent => Self::Absent,
+            Body::Expired => Self::Expired,
+            Body::Error(status) => Self::Error(status),
+        }
+    }
+}
+
+impl View<'_> {
+    pub(super) fn target(&self, name: &str) -> Target<'_> {
+        match Target::of(self.served.resolve(name)) {
+            Target::Unknown if self.refused || name.is_empty() => Target::Absent,
+            target => target,
+        }
+    }
+
+    /// There is no word on a subscribed name, or its word is awaited.
+    pub(super) fn lacks_word(&self) -> bool {
+        self.subscription.names().iter().any(|name| {
+            matches!(self.target(name), Target::Unknown) && self.look.unavailable.is_none()
+                || self.served.awaited.contains(name)
+        })
+    }
+
+    /// The client states just what is served.
+    pub(super) fn is_stated(&self, name: &str, has: &Has) -> bool {
+        match (has, self.target(name)) {
+            (Has::Stated(half), Target::Present(entry)) => entry.id().as_bytes().starts_with(half),
+            _ => false,
+        }
+    }
+
+    pub(super) fn judge(&self, name: &Name, exception: &Exception) -> Verdict {
+        let target = self.target(name);
+        if exception.mention {
+            return match target {
+                Target::Present(entry) => Verdict::Send(entry.clone()),
+                _ => Verdict::Remove,
+            };
+        }
+        if exception.follow_up {
+            if self.served.restating.contains(name) {
+                return Verdict::Keep;
+            }
+            if let Target::Present(entry) = target {
+                return Verdict::Send(entry.clone());
+            }
+        }
+        if self.served.awaited.contains(name) {
+            return Verdict::Keep;
+        }
+        if let (Has::Nothing, Target::Unknown, Some(reason)) = (&exception.has, &target, self.look.unavailable) {
+            return Verdict::Fail(Status::new(code::UNAVAILABLE, reason));
+        }
+        self.compare(name, &exception.has, &target)
+    }
+
+    pub(super) fn compare(&self, name: &Name, has: &Has, target: &Target<'_>) -> Verdict {
+        let named = self.subscription.by_name(name, &[]);
+        let gone = || if self.may_remove { Verdict::Remove } else { Verdict::Withhold };
+        let vanished = self.subscription.by_set(name) && self.served.complete_for(self.subscription);
+        match (has, target) {
+            (Has::Present(held), Target::Present(entry)) if held.id() == entry.id() => Verdict::InStep,
+            (Has::Stated(half), Target::Present(entry)) if entry.id().as_bytes().starts_with(half) => Verdict::InStep,
+            (Has::Absent, Target::Present(_)) if breaks::on("C-038") => Verdict::InStep,
+            (_, Target::Present(entry)) => Verdict::Send((*entry).clone()),
+
+            (Has::Error(told), Target::Error(status)) if told == *status => Verdict::InStep,
+            (Has::Nothing, Target::Error(_)) if !named => Verdict::InStep,
+            (_, Target::Error(status)) => Verdict::Fail((*status).clone()),
+
+            (Has::Nothing, Target::Absent) if breaks::on("C-076") => Verdict::InStep,
+            (Has::Nothing, Target::Unknown) if named && breaks::on("C-077") => Verdict::Remove,
+            (Has::Present(_), Target::Expired) if breaks::on("C-132") => Verdict::Remove,
+            (Has::Unknown | Has::Stated(_), _) if breaks::on("C-092") => Verdict::InStep,
+            (Has::Nothing, Target::Absent | Target::Expired) if named => Verdict::Remove,
+            (Has::Unknown | Has::Stated(_), Target::Absent) => Verdict::Remove,
+            (Has::Present(_), Target::Absent) => gone(),
+            (Has::Error(told), Target::Absent) if told.code != code::NOT_FOUND => Verdict::Remove,
+            (_, Target::Absent | Target::Expired) => Verdict::InStep,
+
+            (Has::Unknown | Has::Stated(_), Target::Unknown) if vanished => Verdict::Remove,
+            (Has::Present(_), Target::Unknown) if vanished => gone(),
+            (Has::Absent, Target::Unknown) => Verdict::InStep,
+            (Has::Nothing, Target::Unknown) if vanished && !named => Verdict::InStep,
+            (_, Target::Unknown) => Verdict::Keep,
+        }
+    }
+}
+
+impl ServedType {
+    /// What `*` or a glob covers and the tree lacks does not exist. A glob's
+    /// members are known once one was stated; before, nothing was sent.
+    fn complete_for(&self, subscription: &Subscription) -> bool {
+        self.complete || !subscription.wildcard()
+    }
+}
