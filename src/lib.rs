@@ -63,6 +63,8 @@
 //! `C-nnn` names a rule of the protocol: `tests/RULES.md` explains each and says
 //! which transcript shows it.
 
+#![cfg_attr(not(test), warn(clippy::too_many_lines))]
+
 pub mod admin;
 pub mod app;
 pub mod bench;
