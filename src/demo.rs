@@ -28,7 +28,7 @@ pub struct Options {
     #[arg(long, value_name = "N", default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..=4000))]
     pub sidecars: u32,
     /// About how long it takes; what must be waited for is waited for
-    #[arg(long, value_name = "N", default_value_t = 75, value_parser = clap::value_parser!(u32).range(3..=3600))]
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(3..=3600))]
     pub seconds: u32,
     /// How many workloads the sidecars belong to
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1000))]

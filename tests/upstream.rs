@@ -3,6 +3,7 @@
 
 #[allow(unreachable_pub)]
 mod upstream {
+    pub mod gate;
     pub mod server;
 }
 
@@ -17,6 +18,7 @@ use outpost::xds::{Name, Timing, TypeUrl, Variant};
 use prometheus_client::registry::Registry;
 use std::sync::Arc;
 use std::time::Duration;
+use upstream::gate::Gate;
 use upstream::server::{Play, Response, Server, Setup};
 
 const MS: Duration = Duration::from_millis(1);
@@ -54,6 +56,7 @@ fn settings() -> Settings {
     let waits = Waits {
         least: 10 * MS,
         most: 100 * MS,
+        unreached: 100 * MS,
         healthy: Duration::from_secs(60),
         at_once: 10 * MS,
         refused: Duration::from_secs(30),
@@ -65,7 +68,11 @@ fn settings() -> Settings {
 
 impl Relay {
     fn start(config: &Config, settings: Settings) -> Self {
-        let (store, clock) = (Store::new(), Clock::system());
+        Self::start_by(Clock::system(), config, settings)
+    }
+
+    fn start_by(clock: Clock, config: &Config, settings: Settings) -> Self {
+        let store = Store::new();
         let exchange = Exchange::new(store.clone(), settings.timing.clone(), clock.clone());
         let mut registry = Registry::with_prefix("outpost");
         let metrics = Metrics::register(&mut registry);
@@ -395,6 +402,37 @@ async fn streams_that_end_without_a_response_come_less_and_less_often() {
     // Waits of at most 0.1, 0.2, 0.4, ... s: four on the average, and never a loop.
     assert!((1..=20).contains(&opened), "{opened}");
     assert!(relay.upstream.admission().1 < 50.0, "the rate went down");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn that_no_second_connection_can_be_had_does_not_delay_the_first() {
+    let mut server = Server::start(Setup::default()).await;
+    let gate = Gate::start(server.port, 1).await;
+    let waits = Waits { healthy: Duration::from_secs(3600), unreached: Duration::from_secs(30), ..Waits::default() };
+    let endpoint = Endpoint { host: "127.0.0.1".into(), port: gate.port, priority: 0 };
+    let config = Config { endpoints: vec![endpoint], connections: 2, ..config(&[]) };
+    let clock = Clock::manual();
+    let relay = Relay::start_by(clock.clone(), &config, Settings { waits, ..settings() });
+    let member = relay.join("n1");
+    relay.want(&member, "cds", true, &[]);
+    let mut first = server.stream().await;
+    eventually("extra connections are tried", || {
+        clock.advance(Duration::from_secs(1));
+        if gate.refused() >= 10 { Ok(()) } else { Err(format!("{} refused", gate.refused())) }
+    })
+    .await;
+    gate.cut();
+    first.ended().await;
+    // The first wait of the address and that of the stream end within 0.5 s of
+    // the clock; the eleventh of an extra connection would take up to 30 s.
+    let end = clock.now() + Duration::from_secs(1);
+    eventually("another stream", || {
+        if clock.now() < end {
+            clock.advance(10 * MS);
+        }
+        server.try_stream().map(drop).ok_or_else(|| format!("{:?}", relay.last_error()))
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

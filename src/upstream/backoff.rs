@@ -9,6 +9,9 @@ pub struct Waits {
     pub least: Duration,
     /// … and each later one up to twice the last, to at most this.
     pub most: Duration,
+    /// … or to at most this while the address cannot be reached at all: then an
+    /// attempt troubles nobody, and the sidecars wait for the first that does not fail.
+    pub unreached: Duration,
     /// What lived this long was healthy: the waits begin anew …
     pub healthy: Duration,
     /// … and the next try follows within this.
@@ -25,6 +28,7 @@ impl Default for Waits {
         Self {
             least: Duration::from_millis(250),
             most: Duration::from_secs(30),
+            unreached: Duration::from_secs(5),
             healthy: Duration::from_secs(60),
             at_once: Duration::from_secs(1),
             refused: Duration::from_secs(30),
@@ -36,8 +40,10 @@ impl Default for Waits {
 /// How something ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Ended {
-    /// It stood this long. Nothing is said of one that never came to be: zero.
+    /// It stood this long; zero for what the peer cut short before it stood.
     After(Duration),
+    /// Nobody answered.
+    Unreached,
     /// The peer will not have us, or sends what we cannot take: trying again
     /// soon is of no use.
     Refused,
@@ -47,20 +53,27 @@ pub(super) enum Ended {
 #[derive(Debug, Default)]
 pub(super) struct Backoff {
     failures: u32,
+    /// In a row.
+    unreached: u32,
 }
 
 impl Backoff {
     /// How long to wait now. `random` is in 0..1.
     pub(super) fn next(&mut self, waits: &Waits, ended: Ended, random: f64) -> Duration {
+        let unreached = std::mem::take(&mut self.unreached);
         match ended {
+            Ended::Unreached => {
+                self.unreached = unreached.saturating_add(1);
+                doubled(unreached, waits.least, waits.unreached).mul_f64(random)
+            }
             Ended::After(lived) if lived >= waits.healthy => {
                 self.failures = 0;
                 waits.at_once.mul_f64(random)
             }
             Ended::After(_) => {
-                let factor = 2u32.saturating_pow(self.failures.min(16));
-                self.failures = self.failures.saturating_add(1);
-                waits.least.saturating_mul(factor).min(waits.most).mul_f64(random)
+                let failures = self.failures;
+                self.failures = failures.saturating_add(1);
+                doubled(failures, waits.least, waits.most).mul_f64(random)
             }
             Ended::Refused => {
                 self.failures = self.failures.saturating_add(1);
@@ -68,6 +81,10 @@ impl Backoff {
             }
         }
     }
+}
+
+fn doubled(times: u32, least: Duration, most: Duration) -> Duration {
+    least.saturating_mul(2u32.saturating_pow(times.min(16))).min(most)
 }
 
 #[cfg(test)]
@@ -86,5 +103,17 @@ mod tests {
         assert_eq!(backoff.next(&waits, healthy, 0.5), Duration::from_millis(500));
         assert_eq!(backoff.next(&waits, short, 1.0), Duration::from_millis(250));
         assert!(backoff.next(&waits, Ended::Refused, 0.0) >= Duration::from_secs(30));
+    }
+
+    #[test]
+    fn an_outage_of_an_hour_is_over_seconds_after_it_ends() {
+        let waits = Waits::default();
+        let mut backoff = Backoff::default();
+        let spans: Vec<_> = (0..7).map(|_| backoff.next(&waits, Ended::Unreached, 1.0).as_millis()).collect();
+        assert_eq!(spans, [250, 500, 1000, 2000, 4000, 5000, 5000]);
+        // What is reached again and does not last counts on its own.
+        let short = Ended::After(Duration::from_secs(20));
+        assert_eq!(backoff.next(&waits, short, 1.0), Duration::from_millis(250));
+        assert_eq!(backoff.next(&waits, Ended::Unreached, 1.0), Duration::from_millis(250));
     }
 }

@@ -73,8 +73,10 @@ struct SiteState {
     grow: bool,
     /// The last attempt failed, and nothing stands.
     failing: bool,
-    backoff: Backoff,
-    not_before: Moment,
+    /// Attempts while nothing stands …
+    alone: Attempts,
+    /// … and for one more beside what stands: that these fail keeps nobody waiting.
+    beside: Attempts,
     /// Since when at least one connection stands.
     connected: Option<Moment>,
     /// The server lacks delta.
@@ -86,7 +88,25 @@ struct SiteState {
     logged: Vec<(&'static str, Moment)>,
 }
 
+/// When the next one is due.
+#[derive(Debug, Default)]
+struct Attempts {
+    backoff: Backoff,
+    not_before: Moment,
+}
+
 const LOG_EVERY: Duration = Duration::from_secs(60);
+
+impl SiteState {
+    fn attempts(&mut self) -> &mut Attempts {
+        if self.links.is_empty() { &mut self.alone } else { &mut self.beside }
+    }
+
+    fn back_off(&mut self, now: Moment, waits: &Waits, ended: Ended) {
+        let attempts = self.attempts();
+        attempts.not_before = now + attempts.backoff.next(waits, ended, rand::random());
+    }
+}
 
 #[derive(Debug)]
 struct Link {
@@ -104,8 +124,8 @@ impl Site {
             links: Vec::new(),
             grow: false,
             failing: false,
-            backoff: Backoff::default(),
-            not_before: Moment::START,
+            alone: Attempts::default(),
+            beside: Attempts::default(),
             connected: None,
             sotw: false,
             spoken: None,
@@ -410,7 +430,7 @@ impl Pool {
             return Step::Wait(earliest(deadline, self.shrink(now, &mut state)));
         }
         let stagger = state.links.last().filter(|_| !state.grow).map(|link| link.since + self.keeping.stagger);
-        let not_before = state.not_before.max(stagger.unwrap_or_default());
+        let not_before = state.attempts().not_before.max(stagger.unwrap_or_default());
         if now < not_before { Step::Wait(earliest(deadline, Some(not_before))) } else { Step::Connect }
     }
 
@@ -461,7 +481,8 @@ impl Pool {
             tracing::warn!(address = %site.address, error = %text, "cannot connect to the control plane; trying again");
         }
         state.last_error = Some((now, text));
-        state.not_before = now + state.backoff.next(&self.waits, Ended::After(Duration::ZERO), rand::random());
+        let ended = if error.is_unreached() { Ended::Unreached } else { Ended::After(Duration::ZERO) };
+        state.back_off(now, &self.waits, ended);
         state.failing = state.links.is_empty();
         drop(state);
         self.raise_level();
@@ -472,8 +493,7 @@ impl Pool {
         let mut state = site.lock();
         let Some(at) = state.links.iter().position(|link| link.number == number) else { return };
         let lived = now.since(state.links.remove(at).since);
-        let wait = state.backoff.next(&self.waits, Ended::After(lived), rand::random());
-        state.not_before = now + wait;
+        state.back_off(now, &self.waits, Ended::After(lived));
         let text = format!("connection to {} ended after {} s: {reason}", site.address, lived.as_secs());
         tracing::warn!(address = %site.address, lived = ?lived, reason, "connection to the control plane ended");
         state.last_error = Some((now, text.into()));

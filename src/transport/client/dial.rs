@@ -56,6 +56,19 @@ impl ConnectError {
             Self::Closed { .. } => "closed",
         }
     }
+
+    /// Nothing that could be troubled answered: the way there is cut, or nobody
+    /// is at its end.
+    pub fn is_unreached(&self) -> bool {
+        match self {
+            Self::Resolve { .. }
+            | Self::Connect { .. }
+            | Self::ConnectTimeout { .. }
+            | Self::HandshakeTimeout { .. }
+            | Self::Closed { .. } => true,
+            Self::Tls { .. } | Self::NotHttp2 { .. } => false,
+        }
+    }
 }
 
 pub(super) async fn connect(dialer: &Arc<Dialer>) -> Result<Connection, ConnectError> {
