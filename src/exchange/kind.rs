@@ -308,8 +308,21 @@ impl GroupType {
         }
     }
 
+    /// The stream ended. A wildcard that has lingered long enough ends only here:
+    /// were it unsubscribed and subscribed again on one delta stream, nothing
+    /// would say what was removed between. A new stream states what is held.
+    pub(super) fn stream_ended(&mut self, scene: &Scene<'_>, heard: Option<Moment>) {
+        self.pulse.closed(scene.now, heard);
+        self.stop_waiting();
+        let synced = self.pulse.synced_for(scene.now);
+        if matches!(self.wildcard, Some(Phase::Lingering(until)) if until <= synced) {
+            self.wildcard = Some(Phase::Idle(synced + scene.timing.evict));
+            self.wildcard_changed();
+        }
+    }
+
     /// Nothing can be waited for any more: what is held is served.
-    pub(super) fn stop_waiting(&mut self) {
+    fn stop_waiting(&mut self) {
         for name in self.awaited.names().into_iter().chain(self.restating.names()) {
             self.answered(&name);
         }
@@ -386,10 +399,6 @@ impl GroupType {
             gone.extend(self.evict(&name).into_iter().map(|entry| (entry.name().clone(), entry)));
         }
         match self.wildcard {
-            Some(Phase::Lingering(until)) if until <= synced => {
-                self.wildcard = Some(Phase::Idle(synced + scene.timing.evict));
-                self.wildcard_changed();
-            }
             Some(Phase::Idle(until)) if until <= synced => {
                 self.wildcard = None;
                 self.complete = false;
@@ -465,7 +474,7 @@ impl GroupType {
     /// When [`tick`](Self::tick) has something to do.
     pub(super) fn deadline(&self, now: Moment, timing: &Timing) -> Option<Moment> {
         let wildcard = match self.wildcard {
-            Some(Phase::Lingering(until) | Phase::Idle(until)) => Some(until),
+            Some(Phase::Idle(until)) => Some(until),
             _ => None,
         };
         [

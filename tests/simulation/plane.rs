@@ -197,9 +197,10 @@ impl Plane {
             sub.wildcard = request.resource_names_subscribe.is_empty() && TypeUrl::new(url).legacy_wildcard();
         }
         let mut again = Vec::new();
+        let mut must = first && sub.wildcard;
         for name in request.resource_names_subscribe {
             if name == "*" {
-                sub.wildcard = true;
+                must |= !std::mem::replace(&mut sub.wildcard, true);
             } else {
                 sub.names.insert(name.clone());
                 again.push(name);
@@ -212,7 +213,9 @@ impl Plane {
                 sub.names.remove(&name);
             }
         }
-        let must = first && sub.wildcard;
+        // What is not subscribed is not remembered: that it went is never told.
+        let (wildcard, names) = (sub.wildcard, &sub.names);
+        sub.sent.retain(|name, _| first || wildcard || names.contains(name));
         self.answer(id, url, &again, must);
         Ok(())
     }

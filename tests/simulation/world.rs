@@ -240,7 +240,9 @@ impl World {
 
     fn jump(&mut self) {
         self.faults.fired(Fault::ClockJump);
-        let seconds = 1 + self.rng.below(9) as u64;
+        // Long enough, once in a while, for a linger to end.
+        let most = if self.rng.below(4) == 0 { 100 } else { 9 };
+        let seconds = 1 + self.rng.below(most) as u64;
         self.pass(seconds * 1000);
     }
 
