@@ -382,6 +382,7 @@ fn reject_ask(error: AskError) -> Rejection {
         AskError::Wire(_) => (code::INVALID_ARGUMENT, "malformed"),
         AskError::Names { .. } => (code::RESOURCE_EXHAUSTED, "names"),
         AskError::NameBytes { .. } => (code::INVALID_ARGUMENT, "name_bytes"),
+        AskError::TypeBytes { .. } => (code::INVALID_ARGUMENT, "type_bytes"),
     };
     Rejection::new(code, reason, error.to_string())
 }

@@ -2,7 +2,7 @@
 
 use super::Status;
 use super::name::{self, Name};
-use super::wire::{Fields, WireError, string_pair};
+use super::wire::{Field, Fields, WireError, string_pair};
 use crate::breaks;
 use bytes::Bytes;
 
@@ -50,6 +50,9 @@ impl Default for Change {
     }
 }
 
+/// The most bytes that are kept of a client's reason to reject.
+const NACK_TEXT: usize = 4096;
+
 /// What one request may hold. Each is a flag.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
@@ -73,6 +76,8 @@ pub enum AskError {
     Names { count: usize, limit: usize },
     #[error("a resource name has {bytes} bytes, beyond the limit of {limit}; raise --max-name-bytes")]
     NameBytes { bytes: usize, limit: usize },
+    #[error("the type_url has {bytes} bytes, beyond the limit of {limit}; check the client, or raise --max-name-bytes")]
+    TypeBytes { bytes: usize, limit: usize },
 }
 
 impl Ask {
@@ -86,9 +91,9 @@ impl Ask {
                 1 => ask.version_info = field.string()?,
                 2 => ask.node = Some(field.bytes()?),
                 3 => names.name(&field.string()?)?,
-                4 => ask.type_url = field.string()?,
+                4 => ask.type_url = type_url(field, limits)?,
                 5 => ask.nonce = field.string()?,
-                6 => ask.error = Some(Status::read(field.bytes()?)?),
+                6 => ask.error = Some(nack(field.bytes()?)?),
                 7 => names.locator(field.bytes()?)?,
                 _ => {}
             }
@@ -106,7 +111,7 @@ impl Ask {
             let field = field?;
             match field.number {
                 1 => ask.node = Some(field.bytes()?),
-                2 => ask.type_url = field.string()?,
+                2 => ask.type_url = type_url(field, limits)?,
                 3 => subscribe.name(&field.string()?)?,
                 4 => unsubscribe.name(&field.string()?)?,
                 5 => {
@@ -115,7 +120,7 @@ impl Ask {
                     initial.push((name::normal(&name), version));
                 }
                 6 => ask.nonce = field.string()?,
-                7 => ask.error = Some(Status::read(field.bytes()?)?),
+                7 => ask.error = Some(nack(field.bytes()?)?),
                 8 => subscribe.locator(field.bytes()?)?,
                 9 => unsubscribe.locator(field.bytes()?)?,
                 _ => {}
@@ -124,6 +129,27 @@ impl Ask {
         ask.change = Change::Delta { subscribe: subscribe.finish(), unsubscribe: unsubscribe.finish(), initial };
         Ok(ask)
     }
+}
+
+fn type_url(field: Field, limits: Limits) -> Result<String, AskError> {
+    let url = field.string()?;
+    if url.len() > limits.name_bytes {
+        return Err(AskError::TypeBytes { bytes: url.len(), limit: limits.name_bytes });
+    }
+    Ok(url)
+}
+
+/// Why a client rejects a response. The text is kept for the status, and cut: a
+/// client may quote the whole resource.
+fn nack(message: Bytes) -> Result<Status, AskError> {
+    let mut status = Status::read(message)?;
+    if status.message.len() > NACK_TEXT {
+        let end = status.message.floor_char_boundary(NACK_TEXT);
+        status.message.truncate(end);
+        status.message.push('…');
+        status.message.shrink_to_fit();
+    }
+    Ok(status)
 }
 
 fn check(name: &str, before: usize, limits: Limits) -> Result<(), AskError> {

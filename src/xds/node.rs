@@ -65,9 +65,20 @@ pub enum NodeError {
     Wire(#[from] WireError),
     #[error("node.metadata has {bytes} bytes, more than the limit of {limit}; send less or raise --max-metadata-bytes")]
     MetadataBytes { bytes: usize, limit: usize },
+    #[error(
+        "node.{field} has {bytes} bytes, more than {most}; a node is named and placed by its id, cluster and locality: send less"
+    )]
+    TextBytes { field: &'static str, bytes: usize, most: usize },
+    #[error("the node has {bytes} bytes beside its metadata, more than {most}; send fewer extensions")]
+    OtherBytes { bytes: usize, most: usize },
     #[error("node.metadata is nested deeper than the limit of {limit}; send it flatter or raise --max-metadata-depth")]
     MetadataDepth { limit: usize },
 }
+
+/// The most bytes of a text that names a node, as of a resource's name.
+const TEXT_BYTES: usize = 4096;
+/// The most bytes of all that is not metadata. Envoy's extensions are 61 kB.
+const OTHER_BYTES: usize = 1 << 20;
 
 mod field {
     pub(super) const ID: u32 = 1;
@@ -84,16 +95,23 @@ impl Node {
         let mut node = Self::default();
         let mut head = Vec::new();
         let mut extensions = Vec::new();
+        let mut others = 0;
         for item in Fields::new(message) {
             let item = item?;
+            if item.number != field::METADATA {
+                others += item.raw.len();
+                if others > OTHER_BYTES {
+                    return Err(NodeError::OtherBytes { bytes: others, most: OTHER_BYTES });
+                }
+            }
             let kept = if item.number == field::EXTENSIONS { &mut extensions } else { &mut head };
             kept.extend_from_slice(&item.raw);
             match item.number {
-                field::ID => node.id = item.string()?,
-                field::CLUSTER => node.cluster = item.string()?,
+                field::ID => node.id = text("id", item)?,
+                field::CLUSTER => node.cluster = text("cluster", item)?,
                 field::METADATA => node.metadata = read_metadata(item.bytes()?, limits)?,
                 field::LOCALITY => node.read_locality(item.bytes()?)?,
-                field::USER_AGENT_NAME => node.user_agent_name = item.string()?,
+                field::USER_AGENT_NAME => node.user_agent_name = text("user_agent_name", item)?,
                 field::CLIENT_FEATURES => node.client_features.push(item.string()?),
                 100.. if breaks::on("C-178") => return Err(WireError::Key.into()),
                 _ => {}
@@ -105,13 +123,13 @@ impl Node {
         Ok(node)
     }
 
-    fn read_locality(&mut self, message: Bytes) -> Result<(), WireError> {
+    fn read_locality(&mut self, message: Bytes) -> Result<(), NodeError> {
         for item in Fields::new(message) {
             let item = item?;
             match item.number {
-                1 => self.region = item.string()?,
-                2 => self.zone = item.string()?,
-                3 => self.sub_zone = item.string()?,
+                1 => self.region = text("locality.region", item)?,
+                2 => self.zone = text("locality.zone", item)?,
+                3 => self.sub_zone = text("locality.sub_zone", item)?,
                 _ => {}
             }
         }
@@ -159,6 +177,14 @@ impl Node {
     pub fn metadata_text(&self, path: &[&str]) -> Option<&str> {
         path.iter().try_fold(&self.metadata, |value, key| value.get(key))?.as_str()
     }
+}
+
+fn text(field: &'static str, item: Field) -> Result<String, NodeError> {
+    let text = item.string()?;
+    if text.len() > TEXT_BYTES {
+        return Err(NodeError::TextBytes { field, bytes: text.len(), most: TEXT_BYTES });
+    }
+    Ok(text)
 }
 
 const WRAPPED: &str = "resource-in-sotw";
@@ -285,6 +311,19 @@ mod tests {
         assert!(!read.takes_heartbeats());
         assert_eq!(read.presented().message().len(), message.len());
         assert!(read.head.windows(7).any(|window| window == b"unknown"));
+    }
+
+    #[test]
+    fn what_is_beside_the_metadata_is_limited() {
+        let limits = NodeLimits::default();
+        let of = |field, bytes: usize| {
+            let mut out = crate::xds::wire::Writer::default();
+            out.string(field, &"x".repeat(bytes));
+            Node::read(out.finish(), limits)
+        };
+        assert_eq!(of(1, 5000), Err(NodeError::TextBytes { field: "id", bytes: 5000, most: 4096 }));
+        assert!(of(1, 4096).is_ok() && of(9, 1_000_000).is_ok());
+        assert!(matches!(of(9, 1_100_000), Err(NodeError::OtherBytes { .. })));
     }
 
     #[test]

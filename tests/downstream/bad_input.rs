@@ -83,6 +83,8 @@ async fn send(stack: &Stack, input: &str) -> Status {
             raw.say(&with_metadata(Struct { fields: [("k".to_owned(), long)].into() })).await;
         }
         "deep metadata" => raw.say(&with_metadata(nested(5))).await,
+        "long node id" => raw.say(&DiscoveryRequest { node: Some(node(&"x".repeat(5000))), ..good }).await,
+        "long type" => raw.say(&DiscoveryRequest { type_url: "t".repeat(101), ..good }).await,
         "large message" => raw.bytes(vec![0; 100_001]).await,
         "unagreed compression" => frame(&mut raw, &[1, 0, 0, 0, 1, 0]).await,
         "no gRPC framing" => frame(&mut raw, b"GET / HTTP/1.1").await,

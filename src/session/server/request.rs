@@ -204,8 +204,9 @@ impl ServerSession {
 fn reject_node(error: NodeError) -> Rejection {
     match error {
         NodeError::Wire(_) => Rejection::invalid("malformed", error.to_string()),
-        NodeError::MetadataBytes { .. } | NodeError::MetadataDepth { .. } => {
-            Rejection::invalid("node_limits", error.to_string())
-        }
+        NodeError::MetadataBytes { .. }
+        | NodeError::MetadataDepth { .. }
+        | NodeError::TextBytes { .. }
+        | NodeError::OtherBytes { .. } => Rejection::invalid("node_limits", error.to_string()),
     }
 }
