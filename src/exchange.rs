@@ -58,6 +58,9 @@ use tokio::sync::Notify;
 /// without locks, and must only note the fact and return.
 pub type Waker = Arc<dyn Fn() + Send + Sync>;
 
+/// Groups beyond this are kept only while they have members.
+const MOST_GROUPS: usize = 50_000;
+
 /// All groups of this process.
 pub struct Exchange {
     store: Arc<Store>,
@@ -158,8 +161,28 @@ impl Exchange {
             entry.lock().join(id, presented, waker);
             entry.value().clone()
         };
+        self.make_room();
         self.act(&slot, |_, _| ());
         Member { id, group: GroupHandle { exchange: self.clone(), slot } }
+    }
+
+    /// Clients choose what their nodes are called: of groups without members only so
+    /// many are kept. A tenth goes at once, so that a flood pays for the search once
+    /// in a while.
+    fn make_room(&self) {
+        if self.groups.len() <= MOST_GROUPS {
+            return;
+        }
+        let mut empty: Vec<_> =
+            self.slots().into_iter().filter_map(|slot| Some((slot.lock().empty_since()?, slot.key.clone()))).collect();
+        empty.sort_unstable_by_key(|(since, _)| *since);
+        let excess = (self.groups.len() - MOST_GROUPS) + MOST_GROUPS / 10;
+        for (_, key) in empty.iter().take(excess) {
+            if let Some((_, slot)) = self.groups.remove_if(key, |_, slot| slot.lock().retire()) {
+                self.act(&slot, |_, _| ());
+            }
+        }
+        tracing::warn!(most = MOST_GROUPS, "more groups than are kept; those longest without members were forgotten");
     }
 
     /// A group whose upstream side has something to do: it is new, or what it

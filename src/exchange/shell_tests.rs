@@ -1,6 +1,6 @@
 //! The shell around the groups, on a clock that stands still.
 
-use super::{Exchange, GroupHandle, Member, Waker};
+use super::{Exchange, GroupHandle, MOST_GROUPS, Member, Waker};
 use crate::clock::Clock;
 use crate::content::{Reach, Store};
 use crate::group::GroupKey;
@@ -207,4 +207,25 @@ async fn metrics_are_bounded_and_add_up() {
     ] {
         assert!(text.lines().any(|other| other.starts_with(line)), "{line} is not in:\n{text}");
     }
+}
+
+#[tokio::test]
+async fn a_flood_of_node_ids_does_not_fill_the_memory() {
+    let bench = Bench::new();
+    let (member, _) = bench.join("kept", "node");
+    let (flooder, _) = bench.join("flood", "node");
+    let group = flooder.group().clone();
+    drop(flooder);
+    for number in 0..MOST_GROUPS {
+        drop(bench.join(&number.to_string(), "node"));
+        if number == 0 {
+            bench.clock.advance(Duration::from_millis(1));
+        }
+    }
+    assert!(bench.exchange.groups().len() <= MOST_GROUPS);
+    assert!(bench.exchange.group(member.group().key()).is_some());
+    assert!(
+        group.is_idle() && bench.exchange.group(group.key()).is_none(),
+        "the oldest go first, and end their stream"
+    );
 }

@@ -133,6 +133,19 @@ impl Inner {
         }
     }
 
+    /// Since when nobody is a member.
+    pub(super) fn empty_since(&self) -> Option<Moment> {
+        self.empty
+    }
+
+    /// Ends its upstream stream, if it has no members; says so.
+    pub(super) fn retire(&mut self) -> bool {
+        let retired = self.wakers.is_empty();
+        self.dirty |= retired && !self.idle;
+        self.idle |= retired;
+        retired
+    }
+
     pub(super) fn tick(&mut self, now: Moment, timing: &Timing) {
         self.timer = None;
         self.state.tick(now);
