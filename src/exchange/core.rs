@@ -112,15 +112,11 @@ impl GroupState {
         if breaks::on("C-017") {
             self.types.clear();
         }
-        let types: Vec<_> = self.types.keys().cloned().collect();
-        for type_url in types {
-            self.quiet_step(now, &type_url, |kind, scene| {
-                let moved = kind.interest.remove(member);
-                kind.interest_moved(scene, moved);
-                Vec::new()
-            });
-        }
-        self.publish(now);
+        self.step_all(now, |kind, scene| {
+            let moved = kind.interest.remove(member);
+            kind.interest_moved(scene, moved);
+            Vec::new()
+        });
         self.wakes.retain(|other| *other != member);
     }
 
@@ -166,10 +162,7 @@ impl GroupState {
     /// We ended the stream: nobody needs it. A group without members keeps its
     /// content and forgets all else.
     pub fn stream_closed(&mut self, now: Moment) {
-        let types: Vec<_> = self.types.keys().cloned().collect();
-        for type_url in types {
-            self.quiet_step(now, &type_url, |kind, scene| kind.rest(scene));
-        }
+        self.step_all(now, |kind, scene| kind.rest(scene));
         let reason = "the upstream stream was closed because nobody needed it".into();
         self.end_stream(now, Line::Down { since: now, reason, ours: true });
     }
@@ -177,11 +170,10 @@ impl GroupState {
     fn end_stream(&mut self, now: Moment, line: Line) {
         let heard = self.heard_last();
         self.line = line;
-        for kind in self.types.values_mut() {
-            kind.pulse.closed(now, heard);
-            kind.stop_waiting();
-        }
-        self.publish(now);
+        self.step_all(now, |kind, scene| {
+            kind.stream_ended(scene, heard);
+            Vec::new()
+        });
     }
 
     /// An ask for something of the type was written upstream.
@@ -229,11 +221,7 @@ impl GroupState {
 
     /// Does what is due; to be called at [`deadline`](Self::deadline).
     pub fn tick(&mut self, now: Moment) {
-        let types: Vec<_> = self.types.keys().cloned().collect();
-        for type_url in types {
-            self.quiet_step(now, &type_url, |kind, scene| kind.tick(scene));
-        }
-        self.publish(now);
+        self.step_all(now, |kind, scene| kind.tick(scene));
     }
 
     /// When [`tick`](Self::tick) has something to do.
@@ -284,8 +272,7 @@ impl GroupState {
 
     /// A stream stands and has answered something, and no ask is overdue.
     pub fn is_synced(&self, now: Moment) -> bool {
-        matches!(self.line, Line::Up { heard: Some(_), .. })
-            && self.types.values().all(|kind| kind.pulse.overdue(now, &self.timing).is_none())
+        matches!(self.line, Line::Up { heard: Some(_), .. }) && self.unheard(now).is_none()
     }
 
     // Inside.
@@ -303,30 +290,41 @@ impl GroupState {
 
     /// A step of one type and what follows from it.
     fn step(&mut self, now: Moment, type_url: &TypeUrl, act: impl FnOnce(&mut GroupType, &Scene<'_>) -> Vec<Changed>) {
-        self.quiet_step(now, type_url, act);
+        let connected = self.is_answering(now);
+        self.quiet_step(now, type_url, connected, act);
         self.publish(now);
     }
 
-    /// The same, without publishing.
+    /// The same step of every type.
+    fn step_all(&mut self, now: Moment, mut act: impl FnMut(&mut GroupType, &Scene<'_>) -> Vec<Changed>) {
+        let connected = self.is_answering(now);
+        let types: Vec<_> = self.types.keys().cloned().collect();
+        for type_url in types {
+            self.quiet_step(now, &type_url, connected, &mut act);
+        }
+        self.publish(now);
+    }
+
+    /// A step, without publishing.
     fn quiet_step(
         &mut self,
         now: Moment,
         type_url: &TypeUrl,
+        connected: bool,
         act: impl FnOnce(&mut GroupType, &Scene<'_>) -> Vec<Changed>,
     ) {
-        let connected = self.reach(now) == Reach::Answering;
         let open = matches!(self.line, Line::Up { .. });
         let scene = Scene { now, store: &self.store, timing: &self.timing, connected, rtt: self.rtt };
         let kind = self.types.entry(type_url.clone()).or_insert_with(|| new_type(type_url, open, now));
         let changed = act(kind, &scene);
         if type_url.kind() == Kind::Cluster {
-            self.follow_clusters(now, type_url, &changed);
+            self.follow_clusters(now, type_url, connected, &changed);
         }
     }
 
     /// Assignments are asked for as soon as their cluster is held, and not any
     /// more when it is not (DESIGN: before any sidecar asks).
-    fn follow_clusters(&mut self, now: Moment, clusters: &TypeUrl, changed: &[Changed]) {
+    fn follow_clusters(&mut self, now: Moment, clusters: &TypeUrl, connected: bool, changed: &[Changed]) {
         let Some(kind) = self.types.get(clusters) else { return };
         let before = self.references.names().clone();
         let after = self.references.follow(&self.store, kind.is_asked(), &kind.tree, changed).clone();
@@ -335,28 +333,42 @@ impl GroupState {
             return;
         }
         let Some(endpoints) = TypeUrl::from_short("eds") else { return };
-        self.quiet_step(now, &endpoints, |kind, scene| {
+        self.quiet_step(now, &endpoints, connected, |kind, scene| {
             restated.iter().for_each(|name| kind.restate(scene, name));
             kind.refer(scene, after);
             Vec::new()
         });
     }
 
+    fn is_answering(&self, now: Moment) -> bool {
+        matches!(self.line, Line::Up { .. }) && self.unheard(now).is_none()
+    }
+
     fn reach(&self, now: Moment) -> Reach {
         match &self.line {
             Line::Down { since, reason, .. } => Reach::Silent { since: *since, reason: reason.clone() },
-            Line::Up { address, .. } => {
-                let overdue = |kind: &GroupType| Some((kind.pulse.overdue(now, &self.timing)?, kind.url.short()));
-                match self.types.values().filter_map(|kind| overdue(kind)).min() {
-                    None => Reach::Answering,
-                    Some((since, short)) => {
-                        let waited = self.timing.unanswered.as_secs_f64();
-                        let reason = format!("{address} has not answered an ask for {short} for more than {waited} s");
-                        Reach::Silent { since, reason: reason.into() }
-                    }
+            Line::Up { address, .. } => match self.unheard(now) {
+                None => Reach::Answering,
+                Some((since, short)) => {
+                    let waited = self.timing.unanswered.as_secs_f64();
+                    let reason = format!("{address} has not answered an ask for {short} for more than {waited} s");
+                    Reach::Silent { since, reason: reason.into() }
                 }
-            }
+            },
         }
+    }
+
+    /// The oldest overdue ask after which the stream said nothing at all. A control
+    /// plane may never answer for a type that it does not know; as long as it
+    /// speaks of others it is there.
+    fn unheard(&self, now: Moment) -> Option<(Moment, &str)> {
+        let heard = self.heard_last();
+        let overdue = |kind: &'_ GroupType| {
+            let since = kind.pulse.overdue(now, &self.timing)?;
+            let asked = kind.pulse.asked_since()?;
+            heard.is_none_or(|heard| heard <= asked).then_some(since)
+        };
+        self.types.values().filter_map(|kind| Some((overdue(kind)?, kind.url.short()))).min()
     }
 
     /// Makes what was noted visible.

@@ -101,6 +101,12 @@ impl Bench {
         self.state.stream_lost(self.now, "10.0.0.1:15010: connection reset".into());
     }
 
+    fn reopen(&mut self) {
+        self.lose();
+        self.open();
+        self.state.heard(self.now);
+    }
+
     /// `*` among the names is the wildcard.
     fn want(&mut self, member: MemberId, short: &str, list: &[&str]) {
         let wildcard = list.contains(&"*");
@@ -456,7 +462,12 @@ fn wildcard_and_names_are_distinct() {
     bench.want(TWO, "cds", &["A"]);
     assert_eq!(bench.asks("cds"), "* A");
     bench.want(ONE, "cds", &[]);
+    bench.seconds(59);
+    bench.reopen();
+    assert_eq!(bench.asks("cds"), "* A");
     bench.seconds(60);
+    assert_eq!(bench.asks("cds"), "* A", "not on the same stream");
+    bench.reopen();
     assert_eq!(bench.asks("cds"), "A");
 }
 
@@ -508,6 +519,8 @@ fn a_wildcard_wanted_again_waits_too() {
     bench.apply(answer());
     bench.want(ONE, "cds", &[]);
     bench.seconds(60);
+    assert!(bench.served("cds").complete, "still subscribed");
+    bench.reopen();
     assert!(!bench.served("cds").complete, "its word is old");
     bench.want(ONE, "cds", &["A"]);
     assert_eq!(bench.awaits("cds"), "A");
@@ -517,11 +530,14 @@ fn a_wildcard_wanted_again_waits_too() {
     assert!(!bench.served("cds").wildcard_awaited);
     bench.want(ONE, "cds", &[]);
     bench.seconds(60);
+    bench.reopen();
     bench.want(ONE, "cds", &["*"]);
     assert_eq!(bench.seconds(1), [1]);
     assert!(!bench.served("cds").wildcard_awaited);
     bench.want(ONE, "cds", &[]);
-    bench.seconds(60 + 3600);
+    bench.seconds(60);
+    bench.reopen();
+    bench.seconds(3600);
     assert_eq!(bench.shows("cds"), "");
     assert!(!bench.served("cds").complete);
 }
@@ -541,6 +557,7 @@ fn assignments_are_wanted_as_soon_as_their_cluster_is_held() {
     assert_eq!(bench.asks("eds"), "b");
     bench.want(ONE, "cds", &[]);
     bench.seconds(60);
+    bench.reopen();
     assert_eq!(bench.asks("cds"), "");
     bench.seconds(60);
     assert_eq!(bench.asks("eds"), "", "clusters that nobody wants ask for nothing");
@@ -613,6 +630,19 @@ fn an_unanswered_ask_is_silence() {
     assert_eq!((since, &*reason), (bench.now, "10.0.0.1:15010 has not answered an ask for eds for more than 2 s"));
     assert_eq!(bench.apply(update("eds", "")), [1]);
     assert_eq!(bench.state.served().upstream, Reach::Answering);
+}
+
+#[test]
+fn a_type_that_is_never_answered_does_not_make_the_others_unreachable() {
+    let mut bench = Bench::wanting("cds", &["*"]);
+    bench.want(ONE, "pcds", &["*"]);
+    bench.state.asked(bench.now, &kind("cds"));
+    bench.state.asked(bench.now, &kind("pcds"));
+    bench.seconds(1);
+    bench.apply(Update { answers_wildcard: true, ..with("cds", "v1", &["A1"]) });
+    bench.seconds(60);
+    assert_eq!(bench.state.served().upstream, Reach::Answering);
+    assert!(bench.state.is_synced(bench.now));
 }
 
 #[test]
