@@ -3,7 +3,7 @@
 //! * [`backoff`], [`admission`]: when to try, and who goes first
 //! * [`pool`]: addresses by priority, and their connections
 //! * [`stream`]: one ADS stream
-//! * [`group`]: what a group needs of them
+//! * [`group`]: what a group needs of them; [`doubts`]: where two of them overlap
 //! * [`metadata`]: what is sent with each stream
 //! * [`report`], [`metrics`]: what can be seen
 //!
@@ -13,6 +13,7 @@
 
 mod admission;
 mod backoff;
+mod doubts;
 mod group;
 mod metadata;
 mod metrics;

@@ -61,6 +61,7 @@ fn settings() -> Settings {
         at_once: 10 * MS,
         refused: Duration::from_secs(30),
         mute: Duration::from_secs(60),
+        patience: Duration::from_secs(15),
     };
     let keeping = Keeping { stagger: 10 * MS, steady: 200 * MS, ..Keeping::default() };
     Settings { waits, keeping, ..Settings::default() }
@@ -343,6 +344,81 @@ async fn another_node_is_presented_before_the_old_stream_ends() {
     next.asked().await;
     play.ended().await;
     serves(&other, "cds", &["a=2"]).await;
+}
+
+/// A stream that presents `before`, with a=1, and a second one that presents
+/// `after` and was asked for clusters and listeners.
+async fn two_streams(server: &mut Server, relay: &Relay) -> (Member, Play, Play) {
+    let member = relay.join_as("g", "before");
+    relay.want(&member, "cds", true, &[]);
+    relay.want(&member, "lds", true, &[]);
+    let mut play = server.stream().await;
+    assert_eq!((play.asked().await, play.asked().await), ("cds node=before".into(), "lds".into()));
+    play.send(Response::new("cds").resource("a", "1").nonce("1"));
+    play.send(Response::new("lds").nonce("2"));
+    assert_eq!((play.asked().await, play.asked().await), ("cds n=1".into(), "lds n=2".into()));
+    drop(relay.join_as("g", "after"));
+    let mut next = server.stream().await;
+    assert_eq!((next.asked().await, next.asked().await), ("cds {a:1} node=after".into(), "lds".into()));
+    (member, play, next)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_said_beside_a_second_stream_that_fails_is_not_lost() {
+    for node_changes in [false, true] {
+        let mut server = Server::start(Setup::default()).await;
+        let relay = Relay::start(&config(&[&server]), settings());
+        let (member, mut play, mut next) = two_streams(&mut server, &relay).await;
+        next.send(Response::new("cds").resource("a", "2").resource("c", "2").nonce("1"));
+        assert_eq!(next.asked().await, "cds n=1");
+        serves(&member, "cds", &["a=2", "c=2"]).await;
+        // Listeners are not answered: both streams stand.
+        play.send(Response::new("cds").resource("b", "1").nonce("3"));
+        play.send(Response::new("lds").nonce("4"));
+        assert_eq!(play.asked().await, "lds n=4", "clusters are held back, and not acknowledged");
+        assert_eq!(shown(&member.served(), "cds"), ["a=2", "c=2"]);
+        let node = if node_changes { "third" } else { "after" };
+        if node_changes {
+            drop(relay.join_as("g", node));
+            next.ended().await;
+        } else {
+            next.fail(tonic::Status::unavailable("going down"));
+        }
+        assert_eq!(play.asked().await, "cds n=3");
+        serves(&member, "cds", &["a=2", "b=1", "c=2"]).await;
+        // What the second one said is no word of anybody who stands.
+        let mut third = server.stream().await;
+        assert_eq!(third.asked().await, format!("cds {{a:2,b:1,c:2}} node={node}"));
+        third.asked().await;
+        third.send(Response::new("cds").resource("a", "1").removed("c").nonce("1"));
+        third.send(Response::new("lds").nonce("2"));
+        third.asked().await;
+        serves(&member, "cds", &["a=1", "b=1"]).await;
+        play.ended().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_old_stream_changed_before_the_new_one_answered_is_asked_again() {
+    let mut server = Server::start(Setup::default()).await;
+    let waits = Waits { patience: 200 * MS, ..settings().waits };
+    let relay = Relay::start(&config(&[&server]), Settings { waits, ..settings() });
+    let (member, mut play, mut next) = two_streams(&mut server, &relay).await;
+    play.send(Response::new("cds").resource("a", "2").resource("b", "2").nonce("3"));
+    assert_eq!(play.asked().await, "cds n=3");
+    serves(&member, "cds", &["a=2", "b=2"]).await;
+    // By the version it was told, a is current for this node: it says nothing.
+    next.send(Response::new("cds").resource("b", "3").nonce("1"));
+    next.send(Response::new("lds").nonce("2"));
+    play.ended().await;
+    serves(&member, "cds", &["a=2", "b=3"]).await;
+    let mut third = server.stream().await;
+    assert_eq!(third.asked().await, "cds {a:2,b:3} node=after");
+    third.asked().await;
+    third.send(Response::new("cds").resource("a", "1").nonce("1"));
+    third.send(Response::new("lds").nonce("2"));
+    serves(&member, "cds", &["a=1", "b=3"]).await;
+    next.ended().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

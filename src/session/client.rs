@@ -147,6 +147,12 @@ impl ClientSession {
         self.types.get(type_url).is_some_and(|state| state.answered)
     }
 
+    /// A request for something of the type was made on this stream: the held
+    /// versions are stated.
+    pub fn has_asked(&self, type_url: &TypeUrl) -> bool {
+        self.types.get(type_url).is_some_and(|state| state.subscription.asked().is_some())
+    }
+
     /// An answer to something asked of the type must come.
     pub fn awaits(&self, type_url: &TypeUrl) -> bool {
         self.types.get(type_url).is_some_and(|state| state.unanswered(self.last_heard).is_some())

@@ -21,6 +21,9 @@ pub struct Waits {
     /// A stream that was asked and has said nothing since ends after this, though
     /// its connection answers pings: a gateway may do that for a server it lost.
     pub mute: Duration,
+    /// A second stream that has said something takes over after this, synced or
+    /// not; what is still in doubt then is asked for by a third.
+    pub patience: Duration,
 }
 
 impl Default for Waits {
@@ -33,6 +36,7 @@ impl Default for Waits {
             at_once: Duration::from_secs(1),
             refused: Duration::from_secs(30),
             mute: Duration::from_secs(60),
+            patience: Duration::from_secs(15),
         }
     }
 }

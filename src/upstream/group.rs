@@ -11,25 +11,26 @@
 //! Where the open stream should not stay (the node to present changed, its
 //! connection says GOAWAY, a better address is back), a second one is opened
 //! beside it and takes its place when it is synced: what it says of a type
-//! counts from its first response of that type on.
+//! counts from its first response of that type on. What the first one says of
+//! that type is then held back, neither committed nor acknowledged. It goes with
+//! the first one; or, where the second is given up, it counts after all, and a
+//! fresh stream, which states what is held, puts right what both of them left.
 
 use super::Shared;
 use super::backoff::{Backoff, Ended};
+use super::doubts::Said;
 use super::stream::{Event, Loss, Opening, Stream};
 use crate::config::Speak;
 use crate::exchange::GroupHandle;
-use crate::session::Want;
 use crate::session::client::Heard;
+use crate::session::{Update, Want};
 use crate::transport::client::StreamEnd;
 use crate::transport::frame::FrameError;
 use crate::xds::time::earliest;
-use crate::xds::{Kind, Moment, Variant, code};
+use crate::xds::{Kind, Moment, TypeUrl, Variant, code};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Notify, oneshot, watch};
-
-/// A second stream that has said something takes over after this long, synced or not.
-const PATIENCE: Duration = Duration::from_secs(15);
 
 pub(super) struct Driver {
     shared: Arc<Shared>,
@@ -120,30 +121,20 @@ impl Driver {
     }
 
     fn pump(&mut self, now: Moment) {
-        let Self { live, next, handle, shared, .. } = self;
-        // What the next stream has answered, it answers for.
-        let replaced = |update: &crate::session::Update, next: &Option<Stream>| {
-            next.as_ref().is_some_and(|next| next.session.answered(&update.type_url))
-        };
-        if let Some(live) = live {
-            let commit = |update| {
-                if !replaced(&update, next) {
-                    handle.apply(update);
-                }
-            };
-            live.pump(now, commit, |request, session| {
-                shared.metrics.asked(request);
-                let type_url = crate::xds::TypeUrl::new(&request.type_url);
-                if session.awaits(&type_url) {
-                    handle.asked(&type_url);
-                }
-            });
+        while let Some(update) = self.live.as_mut().and_then(|live| live.next_update(now)) {
+            let answered = self.next.as_ref().is_some_and(|next| next.session.answered(&update.type_url));
+            match &mut self.live {
+                Some(live) if answered => live.held_back.push(update),
+                _ => self.commit(update),
+            }
         }
-        while let Some(type_url) = live.as_mut().and_then(|live| live.session.poll_silence()) {
-            handle.confirmed_by_silence(&type_url);
-        }
+        self.write_live(now);
+        let Self { next, handle, shared, .. } = self;
         if let Some(next) = next {
-            next.pump(now, |update| _ = handle.apply(update), |request, _| shared.metrics.asked(request));
+            while let Some(update) = next.next_update(now) {
+                next.commit(handle, update);
+            }
+            next.write(now, |request, _| shared.metrics.asked(request));
         }
         for which in [Which::Live, Which::Next] {
             let stream = self.of(which);
@@ -153,18 +144,56 @@ impl Driver {
         }
     }
 
+    /// Commits what the live stream says.
+    fn commit(&mut self, update: Update) {
+        let Self { live: Some(live), next, handle, wants, .. } = self else { return };
+        let Some(next) = next else {
+            live.commit(handle, update);
+            return;
+        };
+        let said = Said::by(&update);
+        if live.commit(handle, update).changed == 0 {
+            return;
+        }
+        if next.session.has_asked(&said.type_url) {
+            next.doubts.raise(&said);
+        } else {
+            // It has not stated what is held yet: that is something else now.
+            let wants: Vec<_> = wants.iter().filter(|want| want.type_url == said.type_url).cloned().collect();
+            tell_wants(next, &wants, handle);
+        }
+    }
+
+    fn write_live(&mut self, now: Moment) {
+        let Self { live: Some(live), handle, shared, .. } = self else { return };
+        live.write(now, |request, session| {
+            shared.metrics.asked(request);
+            let type_url = TypeUrl::new(&request.type_url);
+            if session.awaits(&type_url) {
+                handle.asked(&type_url);
+            }
+        });
+        while let Some(type_url) = live.session.poll_silence() {
+            handle.confirmed_by_silence(&type_url);
+        }
+    }
+
     /// What is to be opened, replaced or given up.
     fn plan(&mut self, now: Moment) {
         let presented = self.handle.presented();
-        if self.next.as_ref().is_some_and(|next| next.node != presented) {
-            self.next = None;
+        if let Some(next) = self.next.take_if(|next| next.node != presented) {
+            self.give_up(now, &next);
         }
-        if self
-            .next
-            .as_ref()
-            .is_some_and(|next| next.heard && (next.session.all_synced(now) || now.since(next.opened) >= PATIENCE))
-        {
+        let patience = self.shared.waits.patience;
+        let ripe = |next: &Stream| next.heard && (next.session.all_synced(now) || now.since(next.opened) >= patience);
+        if self.next.as_ref().is_some_and(ripe) {
             self.promote();
+        }
+        if let Some(live) = self.live.as_mut().filter(|live| now.since(live.opened) >= patience)
+            && !std::mem::take(&mut live.doubts).is_empty()
+        {
+            // Nothing was said of them since: a stream that states them is told.
+            live.leaving = true;
         }
         let level = *self.level.borrow_and_update();
         let wanted = match &self.live {
@@ -195,6 +224,18 @@ impl Driver {
         });
         if self.live.replace(next).is_some() {
             self.shared.metrics.migrations.inc();
+        }
+    }
+
+    /// `next` does not take over. What the live stream said meanwhile counts
+    /// after all. Of what `next` said nobody says that it is so: another stream,
+    /// which states it, is told.
+    fn give_up(&mut self, now: Moment, next: &Stream) {
+        let held_back = self.live.as_mut().map(|live| std::mem::take(&mut live.held_back));
+        held_back.into_iter().flatten().for_each(|update| self.commit(update));
+        self.write_live(now);
+        if let Some(live) = self.live.as_mut().filter(|_| next.heard) {
+            live.leaving = true;
         }
     }
 
@@ -285,10 +326,10 @@ impl Driver {
             stream.site.note_loss(now, loss.reason(), &reason);
             self.wait(now, ended);
         }
-        if which == Which::Live {
-            if self.next.is_some() {
-                self.promote();
-            } else {
+        match which {
+            Which::Next => self.give_up(now, &stream),
+            Which::Live if self.next.is_some() => self.promote(),
+            Which::Live => {
                 self.told_problem = true;
                 self.handle.stream_lost(reason);
             }
@@ -353,7 +394,9 @@ impl Driver {
     fn deadline(&mut self, now: Moment) -> Option<Moment> {
         let gather = self.read.filter(|_| self.stale).map(|read| read + self.shared.timing.gather);
         let retry = (self.opening.is_none() && self.not_before > now).then_some(self.not_before);
-        let patience = self.next.as_ref().map(|next| next.opened + PATIENCE).filter(|at| *at > now);
+        let unsure = self.live.as_ref().filter(|live| !live.doubts.is_empty());
+        let patience = self.next.as_ref().or(unsure).map(|stream| stream.opened + self.shared.waits.patience);
+        let patience = patience.filter(|at| *at > now);
         let streams = self.live.iter_mut().chain(&mut self.next).map(|stream| stream.deadline(now));
         let streams = streams.fold(None, earliest);
         [gather, retry, patience].into_iter().fold(streams, earliest)

@@ -1,7 +1,9 @@
 //! One ADS stream of one group: a [`ClientSession`] with its transport.
 
+use super::doubts::Doubts;
 use super::metrics::{Metrics, OpenStream};
 use super::pool::{Pool, Site};
+use crate::exchange::{Applied, GroupHandle};
 use crate::session::Update;
 use crate::session::client::{ClientSession, Heard, Unreadable};
 use crate::transport::client::{Connection, OpenError, Receiver, State, StreamEnd};
@@ -9,7 +11,7 @@ use crate::transport::stream::Sender;
 use crate::xds::envelope::Request;
 use crate::xds::node::Presented;
 use crate::xds::time::earliest;
-use crate::xds::{Moment, Timing, TypeUrl, Variant};
+use crate::xds::{Moment, Timing, Variant};
 use bytes::Bytes;
 use futures_util::FutureExt;
 use http::HeaderMap;
@@ -91,8 +93,13 @@ pub(super) struct Stream {
     /// A message came, whatever it was.
     pub(super) heard: bool,
     handle: Connection,
-    /// Its connection takes no more streams.
+    /// It should be replaced: its connection takes no more streams, or another
+    /// stream has to say what is so.
     pub(super) leaving: bool,
+    /// What another stream changed since this one asked.
+    pub(super) doubts: Doubts,
+    /// What it said of types that the next stream has answered.
+    pub(super) held_back: Vec<Update>,
     sender: Sender,
     receiver: Receiver,
     connection: watch::Receiver<State>,
@@ -145,6 +152,8 @@ impl Stream {
             heard: false,
             handle: with.connection.clone(),
             leaving: false,
+            doubts: Doubts::default(),
+            held_back: Vec::new(),
             sender,
             receiver,
             connection: with.connection.state(),
@@ -197,22 +206,26 @@ impl Stream {
         Ok(self.session.handle_response(now, message)?)
     }
 
-    /// Hands every due update to `commit`, then writes what can be written.
-    /// `asked` is told of each request.
-    pub(super) fn pump(
-        &mut self,
-        now: Moment,
-        mut commit: impl FnMut(Update),
-        mut asked: impl FnMut(&Request, &ClientSession),
-    ) {
+    /// The oldest update that is due; it is to be [`commit`](Self::commit)ted
+    /// or held back.
+    pub(super) fn next_update(&mut self, now: Moment) -> Option<Update> {
         if self.session.deadline().is_some_and(|at| at <= now) {
             self.session.tick(now);
         }
-        while let Some(update) = self.session.poll_update() {
-            let type_url: TypeUrl = update.type_url.clone();
-            commit(update);
-            self.session.committed(&type_url);
-        }
+        self.session.poll_update()
+    }
+
+    /// Commits an update of this stream, which makes its ACK due (C-135).
+    pub(super) fn commit(&mut self, handle: &GroupHandle, update: Update) -> Applied {
+        let type_url = update.type_url.clone();
+        self.doubts.settle(&update);
+        let applied = handle.apply(update);
+        self.session.committed(&type_url);
+        applied
+    }
+
+    /// Writes what can be written. `asked` is told of each request.
+    pub(super) fn write(&mut self, now: Moment, mut asked: impl FnMut(&Request, &ClientSession)) {
         while self.sender.waiting() == 0
             && let Some(request) = self.session.poll_request(now)
         {
