@@ -228,6 +228,9 @@ struct KnownNode {
     heartbeats: bool,
 }
 
+/// The most types on one stream. Envoy and Istio know some 20.
+const MOST_TYPES: usize = 64;
+
 /// One (stream, type).
 #[derive(Debug)]
 struct TypeState {
@@ -297,6 +300,13 @@ impl ServerSession {
             return Ok(Heard { kind: HeardKind::Ignored, node });
         }
         let first = !self.types.contains_key(&type_url);
+        if first && self.types.len() >= MOST_TYPES {
+            return Err(Rejection::new(
+                code::RESOURCE_EXHAUSTED,
+                "types",
+                format!("the stream asks for {type_url} after {MOST_TYPES} other types; ask for fewer on one stream"),
+            ));
+        }
         let kind = self.answer_of(now, &type_url, &ask, first, store);
         let shift = self.subscribe(&type_url, ask.change, first, store)?;
         self.follow(now, &type_url, shift, first);

@@ -84,6 +84,11 @@ async fn send(stack: &Stack, input: &str) -> Status {
         }
         "deep metadata" => raw.say(&with_metadata(nested(5))).await,
         "long node id" => raw.say(&DiscoveryRequest { node: Some(node(&"x".repeat(5000))), ..good }).await,
+        "too many types" => {
+            for number in 0..=64 {
+                raw.say(&DiscoveryRequest { type_url: format!("type.googleapis.com/t{number}"), ..good.clone() }).await;
+            }
+        }
         "long type" => raw.say(&DiscoveryRequest { type_url: "t".repeat(101), ..good }).await,
         "large message" => raw.bytes(vec![0; 100_001]).await,
         "unagreed compression" => frame(&mut raw, &[1, 0, 0, 0, 1, 0]).await,

@@ -146,7 +146,8 @@ impl ServerSession {
                 state.subscription.edit(&subscribe.names, &unsubscribe.names, store)
             }
         };
-        let (count, limit) = (state.subscription.names().len(), self.settings.limits.names);
+        let count = state.subscription.names().len() + state.variants.len();
+        let limit = self.settings.limits.names;
         if count > limit {
             return Err(Rejection::new(
                 code::RESOURCE_EXHAUSTED,

@@ -227,3 +227,16 @@ fn a_changed_cluster_brings_its_assignment_again() {
         assert_eq!(bench.said(), ["cds v2 A2", "eds v1 Ae"], "{variant:?}");
     }
 }
+
+#[test]
+fn one_stream_asks_for_so_many_types() {
+    let mut bench = Bench::new(Variant::Delta);
+    let mut ask = |number: usize| {
+        let node = Some(Bytes::from_static(b"\x0a\x02n1"));
+        let ask = Ask { node, type_url: format!("type.googleapis.com/t{number}"), ..Ask::default() };
+        bench.session.handle_ask(bench.now, ask, &bench.store)
+    };
+    assert!((0..64).all(|number| ask(number).is_ok()));
+    assert!(ask(3).is_ok());
+    assert_eq!(ask(64).map(|_| ()).map_err(|rejection| rejection.reason), Err("types"));
+}
