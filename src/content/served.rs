@@ -16,6 +16,8 @@ pub struct Served {
     /// ([`TypeUrl::unsettles`]): the settle window counts from here (C-105).
     pub unsettled: Moment,
     pub upstream: Reach,
+    /// When it came to be so.
+    pub upstream_since: Moment,
 }
 
 /// One type of it.

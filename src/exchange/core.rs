@@ -396,7 +396,8 @@ impl GroupState {
         if upstream != self.served.upstream {
             // Who waits for a first answer must know; nobody else minds.
             self.types.values().for_each(|kind| self.wakes.extend(kind.interest.everybody()));
-            served.get_or_insert_with(|| Served::clone(&self.served)).upstream = upstream;
+            let next = served.get_or_insert_with(|| Served::clone(&self.served));
+            (next.upstream, next.upstream_since) = (upstream, now);
         }
         if let Some(served) = served {
             self.served = served.into();

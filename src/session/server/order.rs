@@ -8,6 +8,7 @@ use super::poll::Look;
 use super::verdict::View;
 use super::{TypeState, TypeUrl};
 use crate::breaks;
+use crate::content;
 use crate::xds::Moment;
 use crate::xds::time::earliest;
 use crate::xds::types::{Kind, Variant};
@@ -121,6 +122,18 @@ impl TypeState {
         if view.subscription.wildcard() {
             return view.served.complete && !view.served.wildcard_awaited || breaks::on("C-138");
         }
-        variant == Variant::Delta || !type_url.full_state() || !view.lacks_word()
+        variant == Variant::Delta
+            || !type_url.full_state()
+            || !view.lacks_word()
+            || self.silence_speaks(view).is_some_and(|at| at <= view.look.now)
+    }
+
+    /// When the names that exist are stated without those of which the upstream
+    /// has said nothing, although it answers: it may never say that they do not
+    /// exist, and the others are not to wait for that (C-120).
+    pub(super) fn silence_speaks(&self, view: &View<'_>) -> Option<Moment> {
+        let served = view.look.served;
+        let answers = served.upstream == content::Reach::Answering && view.knows_some();
+        answers.then(|| self.asked.max(served.upstream_since) + view.look.settings.timing.absent)
     }
 }

@@ -167,6 +167,7 @@ impl ServerSession {
         let ready = reach == Reach::All && state.word_is_known(type_url, look.variant, &view);
         let early = state.owed && !ready;
         if early && look.variant == Variant::Sotw && type_url.full_state() {
+            state.wake = earliest(state.wake, state.silence_speaks(&view).filter(|at| *at > look.now));
             return;
         }
         let reach = if early { Reach::Answers } else { reach };

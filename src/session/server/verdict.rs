@@ -115,6 +115,11 @@ impl View<'_> {
         })
     }
 
+    /// A subscribed name is there to be sent.
+    pub(super) fn knows_some(&self) -> bool {
+        self.subscription.names().iter().any(|name| matches!(self.target(name), Target::Present(_)))
+    }
+
     /// The client states just what is served.
     pub(super) fn is_stated(&self, name: &str, has: &Has) -> bool {
         match (has, self.target(name)) {
