@@ -46,7 +46,12 @@ struct Files {
     key: String,
     other_key: String,
     text: String,
+    /// `text`, as an address.
+    unix: String,
 }
+
+/// What a file holds that must stay as it is.
+const TEXT: &str = "no certificate";
 
 impl Files {
     fn write(dir: &Path) -> Self {
@@ -54,21 +59,23 @@ impl Files {
         let one = authority.write(dir, "one", &authority.server("localhost"));
         let other = authority.write(dir, "other", &authority.server("localhost"));
         let text = dir.join("text");
-        std::fs::write(&text, "no certificate").unwrap();
+        std::fs::write(&text, TEXT).unwrap();
         let name = |path: &Path| path.to_str().unwrap().to_owned();
-        Self { cert: name(&one.certificate), key: name(&one.key), other_key: name(&other.key), text: name(&text) }
+        let (cert, key, other_key, text) = (name(&one.certificate), name(&one.key), name(&other.key), name(&text));
+        Self { cert, key, other_key, unix: format!("unix:{text}"), text }
     }
 }
 
 /// The flags of a row.
 fn flags(input: &str, files: &Files, taken: &str) -> Vec<String> {
-    let Files { cert, key, other_key, text } = files;
+    let Files { cert, key, other_key, text, unix } = files;
     let flags: Vec<(&str, &str)> = match input {
         "no control plane" => vec![("--upstream", "")],
         "unknown flag" => vec![("--nothing", "1")],
         "listen port in use" => vec![("--listen", taken)],
         "admin port in use" => vec![("--admin", taken)],
         "unix socket without its path" => vec![("--listen", "unix:/nonexistent/socket")],
+        "unix socket where a file is" => vec![("--listen", unix)],
         "certificate is missing" => vec![("--tls-cert", "/nonexistent"), ("--tls-key", key)],
         "certificate is no PEM" => vec![("--tls-cert", text), ("--tls-key", key)],
         "certificate without key" => vec![("--tls-cert", cert)],
@@ -100,6 +107,7 @@ fn what_cannot_be_started_says_why_and_what_to_do() {
         assert_eq!(output.status.code(), code.parse().ok(), "{input}: {said}");
         assert!(said.contains(pattern), "{input}: {said}");
         assert!(output.stdout.is_empty(), "{input}: messages are no data");
+        assert_eq!(std::fs::read_to_string(&files.text).unwrap(), TEXT, "{input}: a file of somebody else");
     }
 }
 

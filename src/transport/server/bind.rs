@@ -6,6 +6,7 @@ use socket2::{Domain, Protocol, SockRef, Type};
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,6 +41,10 @@ pub enum BindError {
     Denied(Listen),
     #[error("{0} is no address of this machine")]
     NotHere(Listen),
+    #[error(
+        "cannot listen on {0}: what is there is no socket, and was left as it is; move it away or name another path"
+    )]
+    NoSocket(Listen),
     #[error("cannot listen on {listen}: {source}")]
     Other { listen: Listen, source: io::Error },
 }
@@ -51,6 +56,7 @@ impl BindError {
             io::ErrorKind::AddrInUse => Self::InUse(listen),
             io::ErrorKind::PermissionDenied => Self::Denied(listen),
             io::ErrorKind::AddrNotAvailable => Self::NotHere(listen),
+            io::ErrorKind::AlreadyExists => Self::NoSocket(listen),
             _ => Self::Other { listen, source },
         }
     }
@@ -84,7 +90,8 @@ pub(super) struct Listener {
 #[derive(Debug)]
 enum ListenerSocket {
     Tcp(TcpListener),
-    Unix(UnixListener, #[expect(dead_code, reason = "removes the file when dropped")] SocketFile),
+    /// The file goes first: one that another process makes there later is not ours.
+    Unix(#[expect(dead_code, reason = "removes the file when dropped")] SocketFile, UnixListener),
 }
 
 /// A connection as it came in.
@@ -104,7 +111,7 @@ impl Listener {
             Listen::Unix(path) => {
                 let socket = unix(path)?;
                 let file = SocketFile(path.clone());
-                Ok(Self { socket: ListenerSocket::Unix(socket, file), address: listen.clone() })
+                Ok(Self { socket: ListenerSocket::Unix(file, socket), address: listen.clone() })
             }
         }
     }
@@ -118,7 +125,7 @@ impl Listener {
                 let _ = SockRef::from(&socket).set_tcp_user_timeout(Some(TCP_USER_TIMEOUT));
                 Ok(Incoming { socket: Box::new(socket), peer: peer.to_string().into() })
             }
-            ListenerSocket::Unix(listener, _) => {
+            ListenerSocket::Unix(_, listener) => {
                 let (socket, _) = listener.accept().await?;
                 Ok(Incoming { socket: Box::new(socket), peer: self.address.to_string().into() })
             }
@@ -150,16 +157,25 @@ fn tcp(address: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
-/// A file that a process left behind is replaced; one that answers is not.
+/// A socket that a process left behind is replaced; one that answers is not, and
+/// neither is anything else: connecting to a plain file is refused as well.
 fn unix(path: &Path) -> io::Result<UnixListener> {
-    if let Err(error) = std::os::unix::net::UnixStream::connect(path) {
-        if error.kind() == io::ErrorKind::ConnectionRefused {
+    match std::os::unix::net::UnixStream::connect(path) {
+        Ok(_) => return Err(io::ErrorKind::AddrInUse.into()),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            if !is_socket(path) {
+                return Err(io::ErrorKind::AlreadyExists.into());
+            }
             std::fs::remove_file(path)?;
         }
-    } else {
-        return Err(io::ErrorKind::AddrInUse.into());
+        Err(_) => {}
     }
     UnixListener::bind(path)
+}
+
+/// Of the file itself: a link is none.
+fn is_socket(path: &Path) -> bool {
+    std::fs::symlink_metadata(path).is_ok_and(|meta| meta.file_type().is_socket())
 }
 
 /// The file of a Unix socket, removed with it.
@@ -168,6 +184,8 @@ struct SocketFile(PathBuf);
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.0);
+        if is_socket(&self.0) {
+            let _ = std::fs::remove_file(&self.0);
+        }
     }
 }
