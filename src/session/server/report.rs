@@ -1,17 +1,18 @@
 //! What can be told about a stream.
 
 use super::{ServerSession, TypeState};
-use crate::content::{Reach, Served};
+use crate::content::{Reach, Served, ServedType};
 use crate::xds::{Moment, Status, TypeUrl};
 
 /// Where one (stream, type) stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
-    /// The client has what is served and has said so.
+    /// The client has what is served and has said so, or there is nothing to
+    /// send: it asked for nothing, or by SotW for names that do not exist (C-037).
     Synced,
     /// It was sent something it has not answered, or something waits.
     Stale,
-    /// It asked; nothing was sent yet.
+    /// It asked for something, and nothing was sent yet.
     NotSent,
     /// Its last answer was a NACK.
     Rejected,
@@ -81,7 +82,7 @@ impl ServerSession {
             type_url: type_url.clone(),
             state: match &state.facts {
                 facts if facts.nacked.is_some() => State::Rejected,
-                facts if facts.sent.is_none() => State::NotSent,
+                facts if facts.sent.is_none() => state.unsent(waiting.is_some()),
                 _ if state.dirty || state.turns.unanswered_since().is_some() || waiting.is_some() => State::Stale,
                 _ => State::Synced,
             },
@@ -113,8 +114,8 @@ impl ServerSession {
         {
             return Some((Waiting::Turn, since));
         }
-        let known = served.is_some_and(|served| served.of(type_url).is_some());
-        if state.owed || (!known && !state.subscription.is_empty()) {
+        let of = served.and_then(|served| served.of(type_url));
+        if state.owed || state.lacks_word(of.map(|of| &**of)) {
             let reason = match served.map(|served| &served.upstream) {
                 Some(Reach::Silent { reason, .. }) => Some(reason.to_string()),
                 _ => None,
@@ -122,5 +123,109 @@ impl ServerSession {
             return Some((Waiting::Upstream(reason), state.asked));
         }
         None
+    }
+}
+
+impl TypeState {
+    /// Nothing was sent: because there is nothing to send?
+    fn unsent(&self, waits: bool) -> State {
+        let unseen = self.dirty && !self.subscription.is_empty();
+        if waits || unseen { State::NotSent } else { State::Synced }
+    }
+
+    /// The group has no word on what this type asks for. Once something was
+    /// sent a word that is missing concerns single names: see [`NameReport`].
+    fn lacks_word(&self, of: Option<&ServedType>) -> bool {
+        let subscription = &self.subscription;
+        let Some(of) = of else { return !subscription.is_empty() };
+        if !self.silent || subscription.is_empty() {
+            return false;
+        }
+        if subscription.wildcard() {
+            return !of.complete || of.wildcard_awaited;
+        }
+        // A glob of which no member was ever stated may have none.
+        let mut names = subscription.names().iter().filter(|name| !subscription.globs().contains(name));
+        names.any(|name| of.resolve(name).is_none() || of.awaited.contains(name))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::content::{Body, Edit, Store, entry::Attributes};
+    use crate::session::server::{Granted, Scope};
+    use crate::xds::ask::{Change, Named};
+    use crate::xds::{Ask, Name, Variant};
+    use bytes::Bytes;
+    use std::sync::Arc;
+
+    const VHDS: &str = "type.googleapis.com/envoy.config.route.v3.VirtualHost";
+    const EDS: &str = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment";
+
+    fn session(variant: Variant, url: &str, names: &[&str], store: &Store) -> ServerSession {
+        let mut session = ServerSession::new(Scope::Aggregated, variant, Arc::default());
+        session.join(Granted::default());
+        let named = Named { names: names.iter().map(|name| (*name).into()).collect(), variants: vec![] };
+        let change = match variant {
+            Variant::Sotw => Change::Replace(named),
+            Variant::Delta => {
+                Change::Delta { subscribe: named, unsubscribe: Named::default(), initial: Vec::default() }
+            }
+        };
+        let node = Some(Bytes::from_static(b"\x0a\x02n1"));
+        session.handle_ask(Moment::START, Ask { node, type_url: url.into(), change, ..Ask::default() }, store).unwrap();
+        session
+    }
+
+    /// The group has these words on names, each `absent` or not.
+    fn served(url: &str, words: &[(&str, bool)], store: &Store) -> Arc<Served> {
+        let type_url = TypeUrl::new(url);
+        let edit = |(name, absent): &(&str, bool)| {
+            let body = if *absent { Body::Absent } else { Body::Resource(store.blob(&type_url, &[])) };
+            Edit::Put(store.entry(Name::from(*name), body, Attributes::default()))
+        };
+        let tree = store.edit(&Default::default(), words.iter().map(edit));
+        let mut served = Served::default();
+        served.types.insert(type_url, Arc::new(ServedType { tree, ..ServedType::default() }));
+        Arc::new(served)
+    }
+
+    fn look(session: &mut ServerSession, served: &Arc<Served>, store: &Store) -> (usize, State) {
+        session.offer(Moment::START, served);
+        let said = std::iter::from_fn(|| session.poll_output(Moment::START, store));
+        let sent = said.filter(|output| matches!(output, super::super::Output::Send(_))).count();
+        (sent, session.report(Moment::START)[0].state)
+    }
+
+    #[test]
+    fn who_is_sent_nothing_because_there_is_nothing_is_in_sync() {
+        use State::{NotSent, Stale, Synced};
+        use Variant::{Delta, Sotw};
+        let store = Store::new();
+        let table: [(_, _, &[&str], &[(&str, bool)], _); 7] = [
+            (Delta, VHDS, &[], &[], (0, Synced)),
+            (Sotw, VHDS, &[], &[], (0, Synced)),
+            (Sotw, EDS, &["a", "b"], &[("a", true), ("b", true)], (0, Synced)),
+            (Sotw, EDS, &["a", "b"], &[("a", true)], (0, NotSent)),
+            (Delta, EDS, &["a"], &[], (0, NotSent)),
+            (Delta, EDS, &["a"], &[("a", true)], (1, Stale)),
+            (Sotw, EDS, &["a", "b"], &[("a", false), ("b", true)], (1, Stale)),
+        ];
+        for (variant, url, names, words, want) in table {
+            let mut session = session(variant, url, names, &store);
+            let got = look(&mut session, &served(url, words, &store), &store);
+            assert_eq!(got, want, "{variant:?} {names:?} {words:?}");
+        }
+    }
+
+    #[test]
+    fn who_asked_for_nothing_is_in_sync_before_the_group_knows_the_type() {
+        let store = Store::new();
+        let mut empty = session(Variant::Delta, VHDS, &[], &store);
+        assert_eq!(look(&mut empty, &Arc::default(), &store), (0, State::Synced));
+        let mut named = session(Variant::Delta, EDS, &["a"], &store);
+        assert_eq!(look(&mut named, &Arc::default(), &store), (0, State::NotSent));
+        assert!(named.report(Moment::START)[0].waiting.is_some());
     }
 }
