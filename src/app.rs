@@ -5,6 +5,9 @@
 //! streams ended over the drain window, then the rest.
 
 mod reports;
+mod tasks;
+
+pub use tasks::Broken;
 
 use crate::admin::ready::Facts;
 use crate::admin::{self, AdminError, Sources};
@@ -23,8 +26,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+use tasks::Tasks;
 use tokio::sync::oneshot;
-use tokio::task::JoinSet;
 
 /// Diffs and frames that nobody asked for in one to two such spans are forgotten.
 const SWEEP: Duration = Duration::from_secs(5);
@@ -71,7 +74,7 @@ pub struct Running {
     draining: Arc<AtomicBool>,
     drain: Duration,
     admin_stop: Option<oneshot::Sender<()>>,
-    tasks: JoinSet<()>,
+    tasks: Tasks,
 }
 
 /// Binds everything, then begins. Needs a runtime.
@@ -114,14 +117,19 @@ pub async fn start(config: Config, options: Options) -> Result<Running, StartErr
         upstreams: reports::upstreams(upstream.clone(), clock.clone()),
         explain: reports::explain(downstream.clone(), exchange.clone(), clock.clone()),
     };
-    let mut tasks = JoinSet::new();
-    tasks.spawn(exchange.clone().run());
-    tasks.spawn(upstream.clone().run());
-    tasks.spawn(sweep(store.clone(), sweep_clock));
-    tasks.spawn(tell_health(downstream.clone(), clock, facts));
-    tasks.spawn(admin::serve(listener, sources, async {
-        let _ = stopped.await;
-    }));
+    let mut tasks = Tasks::default();
+    tasks.spawn("the exchange", exchange.clone().run());
+    tasks.spawn("the upstream side", upstream.clone().run());
+    tasks.spawn("the sweep of the store", sweep(store.clone(), sweep_clock));
+    tasks.spawn("the watch over readiness", tell_health(downstream.clone(), clock, facts));
+    let accepting = downstream.clone();
+    tasks.spawn("accepting sidecars", async move { accepting.broke().await });
+    tasks.spawn(
+        "the admin endpoint",
+        admin::serve(listener, sources, async {
+            let _ = stopped.await;
+        }),
+    );
     Ok(Running {
         admin,
         downstream,
@@ -197,11 +205,9 @@ impl Running {
         &self.downstream
     }
 
-    /// Returns when a part ended that should not: a defect of ours.
-    pub async fn broke(&mut self) {
-        if let Some(Err(error)) = self.tasks.join_next().await {
-            tracing::error!(%error, "a part of the program ended");
-        }
+    /// Returns when a part ended that should not: the process is to end.
+    pub async fn broke(&mut self) -> Broken {
+        self.tasks.broke().await
     }
 
     /// Not ready, no new connection, GOAWAY; streams end spread over the drain

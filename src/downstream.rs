@@ -101,6 +101,12 @@ impl Downstream {
         self.side.set_ready(ready).await;
     }
 
+    /// Returns when an address is no longer listened on though nobody drains: a
+    /// defect of ours.
+    pub async fn broke(&self) {
+        self.server.broke().await;
+    }
+
     /// Not serving, no new connection, GOAWAY, streams end spread over `window`,
     /// each after at least one response if it has one coming (C-175). Returns
     /// when the last one has ended, or with the window.

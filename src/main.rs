@@ -81,7 +81,10 @@ async fn serve(flags: &Flags) -> Result<Outcome, Failure> {
     }
     tokio::select! {
         () = signals.next() => {}
-        () = running.broke() => return Err(Failure::Internal("a part of the program ended; the log says which".into())),
+        broken = running.broke() => {
+            tracing::error!(part = broken.part, how = ?broken.how, "a part of the program ended; the process ends");
+            return Err(Failure::Internal(broken.to_string()));
+        }
     }
     tracing::info!("stopping: streams end over the drain window; a second signal ends them at once");
     tokio::select! {

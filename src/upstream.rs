@@ -42,7 +42,7 @@ use pool::Pool;
 use std::collections::HashMap;
 use std::sync::Arc;
 use tokio::sync::Notify;
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 
 /// What is not configuration: tests make it small.
 #[derive(Clone, Debug)]
@@ -134,6 +134,9 @@ impl Upstream {
     }
 
     /// Drives all groups until it is dropped.
+    ///
+    /// Without those who keep connections and let streams open nothing would come
+    /// any more: where one of them panics so does this, for the process to end.
     pub async fn run(self: Arc<Self>) {
         let mut kept = JoinSet::new();
         kept.spawn(self.shared.pool.clone().run());
@@ -145,6 +148,10 @@ impl Upstream {
                 key = self.exchange.next_dirty() => match drivers.wakes.get(&key) {
                     Some(wake) => wake.notify_one(),
                     None => self.drive(key, &mut drivers),
+                },
+                Some(ended) = kept.join_next() => match ended.map_err(JoinError::try_into_panic) {
+                    Err(Ok(panic)) => std::panic::resume_unwind(panic),
+                    _ => return,
                 },
                 Some(ended) = drivers.tasks.join_next_with_id() => {
                     // After a panic, a defect of ours, the group is driven anew.

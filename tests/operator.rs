@@ -5,11 +5,16 @@
 #[allow(dead_code, unreachable_pub, reason = "a library in all but name")]
 mod support;
 
+use clap::Parser;
+use outpost::app;
+use outpost::cli::{Cli, Verb};
+use outpost::config::Config;
 use outpost::proto::core::Node;
 use outpost::proto::discovery::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
 use outpost::proto::discovery::{DiscoveryRequest, DiscoveryResponse};
 use outpost::proto::rpc;
 use std::process::Command;
+use std::time::Duration;
 use support::control_plane::ControlPlane;
 use support::outpost::Outpost;
 use support::{check, eventually, resources};
@@ -181,4 +186,19 @@ async fn the_default_admin_address_may_move() {
         }
     })
     .await;
+}
+
+#[tokio::test]
+async fn what_panics_in_a_part_ends_the_process() {
+    let control_plane = ControlPlane::start().await;
+    let upstream = format!("--upstream=127.0.0.1:{}", control_plane.port);
+    let flags = ["outpost", "serve", "--listen=127.0.0.1:0", "--admin=127.0.0.1:0", &upstream];
+    let Verb::Serve(flags) = Cli::try_parse_from(flags).unwrap().verb else { unreachable!() };
+    let mut options = app::Options::default();
+    // The second connection is due at a moment that no clock can name.
+    options.upstream.keeping.stagger = Duration::MAX;
+    let mut running = app::start(Config::check(&flags).unwrap(), options).await.unwrap();
+    let broken = tokio::time::timeout(support::PATIENCE, running.broke()).await.expect("an end in time");
+    assert_eq!(broken.part, "the upstream side", "{broken}");
+    assert!(broken.how.starts_with("panicked: "), "{broken}");
 }

@@ -26,8 +26,10 @@ use super::tls::ServerTls;
 use crate::clock::Clock;
 use crate::xds::Moment;
 use bind::{Incoming, Listener};
+use futures_util::FutureExt;
 use metrics::Accepted;
 use std::future::Future;
+use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -150,6 +152,7 @@ pub struct Server {
     clock: Clock,
     drain: watch::Sender<Option<Ending>>,
     open: watch::Receiver<usize>,
+    broke: watch::Receiver<bool>,
 }
 
 impl Bound {
@@ -157,6 +160,7 @@ impl Bound {
     pub fn serve<H: Handler>(self, settings: Settings, clock: Clock, metrics: Metrics, handler: Arc<H>) -> Server {
         let (drain, draining) = watch::channel(None);
         let (open, opened) = watch::channel(0);
+        let (broke, broken) = watch::channel(false);
         let shared = Arc::new(Shared {
             handler,
             clock: clock.clone(),
@@ -169,9 +173,9 @@ impl Bound {
             open,
         });
         for listener in self.listeners {
-            tokio::spawn(accept(listener, shared.clone()));
+            tokio::spawn(watched(accept(listener, shared.clone()), broke.clone()));
         }
-        Server { clock, drain, open: opened }
+        Server { clock, drain, open: opened, broke: broken }
     }
 }
 
@@ -189,6 +193,22 @@ impl Server {
 
     pub fn connections(&self) -> usize {
         *self.open.borrow()
+    }
+
+    /// Returns when an address is no longer listened on by a panic: a defect of
+    /// ours, after which nobody can connect there.
+    pub async fn broke(&self) {
+        if self.broke.clone().wait_for(|broke| *broke).await.is_err() {
+            // All have ended decently.
+            std::future::pending().await
+        }
+    }
+}
+
+/// Says it where `work` panics.
+async fn watched(work: impl Future<Output = ()>, broke: watch::Sender<bool>) {
+    if AssertUnwindSafe(work).catch_unwind().await.is_err() {
+        broke.send_replace(true);
     }
 }
 

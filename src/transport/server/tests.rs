@@ -389,6 +389,18 @@ async fn a_unix_socket_is_served_and_its_file_goes_with_it() {
 }
 
 #[tokio::test]
+async fn a_panic_while_accepting_is_told() {
+    let up = system();
+    let mut broke = std::pin::pin!(up.server.broke());
+    assert!(broke.as_mut().now_or_never().is_none());
+    let (sender, receiver) = watch::channel(false);
+    watched(async {}, sender.clone()).await;
+    assert!(!*receiver.borrow(), "a decent end is none");
+    watched(async { panic!("a defect") }, sender).await;
+    assert!(*receiver.borrow());
+}
+
+#[tokio::test]
 async fn an_address_in_use_is_an_error_that_says_so() {
     let one = Bound::bind(&[Listen::Tcp(([127, 0, 0, 1], 0).into())]).unwrap();
     let error = Bound::bind(&one.addresses()).unwrap_err();
