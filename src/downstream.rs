@@ -30,6 +30,7 @@ use crate::clock::Clock;
 use crate::content::Store;
 use crate::exchange::Exchange;
 use crate::group::Rules;
+use crate::quiet::Quiet;
 use crate::transport::frame::Budget;
 use crate::transport::server::{self, BindError, Bound, Call, Handler, Listen, Server};
 use crate::xds::{Status, code};
@@ -63,10 +64,15 @@ struct Shared {
     parts: Parts,
     clients: Arc<Clients>,
     nacks: Nacks,
+    /// By reason, a closed set.
+    refusals: Quiet<&'static str>,
     side: Side,
     /// For requests that are half here.
     budget: Arc<Budget>,
 }
+
+/// Streams refused for one reason that are logged in a minute before it grows quiet.
+const REFUSALS: u64 = 3;
 
 /// Listens where the settings say and serves from then on. Needs a runtime.
 pub fn serve(settings: Settings, parts: Parts) -> Result<Downstream, BindError> {
@@ -76,8 +82,8 @@ pub fn serve(settings: Settings, parts: Parts) -> Result<Downstream, BindError> 
     let (clock, connections) = (parts.clock.clone(), parts.connections.clone());
     let transport = settings.transport.clone();
     let budget = Budget::new(settings.half_requests);
-    let shared =
-        Shared { settings, parts, clients: clients.clone(), nacks: Nacks::default(), side: side.clone(), budget };
+    let (nacks, refusals) = (Nacks::default(), Quiet::new(REFUSALS, usize::MAX));
+    let shared = Shared { settings, parts, clients: clients.clone(), nacks, refusals, side: side.clone(), budget };
     let server = bound.serve(transport, clock, connections, Arc::new(shared));
     Ok(Downstream { addresses, clients, side, server })
 }

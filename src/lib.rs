@@ -79,6 +79,7 @@ pub mod exchange;
 pub mod group;
 pub mod logs;
 pub mod proto;
+pub mod quiet;
 pub mod session;
 pub mod transport;
 pub mod upstream;

@@ -12,7 +12,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("proto", &[]),
     ("xds", &["proto"]),
     ("clock", &["xds"]),
-    ("transport", &["clock", "xds"]),
+    ("quiet", &["xds"]),
+    ("transport", &["quiet", "clock", "xds"]),
     ("content", &["xds"]),
     ("group", &["xds"]),
     ("session", &["content", "xds"]),
@@ -20,8 +21,11 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("logs", &["config"]),
     ("exchange", &["session", "group", "content", "clock", "xds"]),
     ("admin", &["exchange", "session", "group", "config", "content", "clock", "xds"]),
-    ("upstream", &["transport", "exchange", "session", "group", "config", "content", "clock", "xds", "proto"]),
-    ("downstream", &["transport", "exchange", "session", "group", "config", "content", "clock", "xds", "proto"]),
+    ("upstream", &["transport", "exchange", "session", "group", "config", "content", "quiet", "clock", "xds", "proto"]),
+    (
+        "downstream",
+        &["transport", "exchange", "session", "group", "config", "content", "quiet", "clock", "xds", "proto"],
+    ),
     (
         "app",
         &[

@@ -188,6 +188,26 @@ async fn the_default_admin_address_may_move() {
     .await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fleet_that_is_refused_does_not_flood_the_log() {
+    let dir = tempfile::tempdir().unwrap();
+    let control_plane = ControlPlane::start().await;
+    let outpost = Outpost::start(dir.path(), control_plane.port, &[]).await;
+    let address = format!("http://127.0.0.1:{}", outpost.port);
+    let mut client = AggregatedDiscoveryServiceClient::connect(address).await.unwrap();
+    for _ in 0..200 {
+        let nobody = DiscoveryRequest { type_url: CDS.into(), ..Default::default() };
+        let mut answers = client.stream_aggregated_resources(tokio_stream::once(nobody)).await.unwrap().into_inner();
+        answers.message().await.expect_err("it names no node");
+    }
+    let metrics = outpost.admin("/metrics").await.unwrap();
+    assert!(metrics.contains("outpost_downstream_rejected_total{reason=\"no_node\"} 200"), "{metrics}");
+    let lines: Vec<_> = outpost.log().lines().filter(|line| line.contains("no_node")).map(str::to_owned).collect();
+    // A line may lie across the turn of a minute.
+    assert!((1..=10).contains(&lines.len()), "{} lines", lines.len());
+    assert!(lines.iter().any(|line| line.contains("others=")), "{lines:?}");
+}
+
 #[tokio::test]
 async fn what_panics_in_a_part_ends_the_process() {
     let control_plane = ControlPlane::start().await;

@@ -200,8 +200,7 @@ impl<'a> Stream<'a> {
         if self.sender.waiting() > 0 && self.pace.stalls_at(self.shared.settings.session.timing.send_stall) <= now {
             // Half a message is on its way, so that no status can follow it.
             self.sender.reset(Reason::CANCEL);
-            self.shared.parts.metrics.rejected("send_stall");
-            tracing::info!(peer = %self.listed.client.peer, "a sidecar took no bytes for too long; its stream is ended");
+            self.note_refusal("send_stall", "no bytes were taken for too long");
             return Some("send_stall");
         }
         if self.closing.is_none() && self.pace.request_due(&self.messages, timeout, now).is_some_and(|due| due <= now) {
@@ -222,10 +221,19 @@ impl<'a> Stream<'a> {
 
     fn reject(&mut self, rejection: Rejection) {
         let Rejection { code, message, reason } = rejection;
-        self.shared.parts.metrics.rejected(reason);
-        let node = self.listed.client.known().map(|known| known.node);
-        tracing::info!(peer = %self.listed.client.peer, ?node, reason, message = ?message, "a stream is refused");
+        self.note_refusal(reason, &message);
         self.close(reason, Status::new(code, message));
+    }
+
+    /// Counts it, and logs it unless many of the kind were.
+    fn note_refusal(&self, reason: &'static str, message: &str) {
+        self.shared.parts.metrics.rejected(reason);
+        if let Some(others) = self.shared.refusals.due(self.now(), &reason) {
+            let node = self.listed.client.known().map(|known| known.node);
+            tracing::info!(
+                peer = %self.listed.client.peer, ?node, reason, message = ?message, others, "a stream is ended"
+            );
+        }
     }
 }
 
