@@ -46,8 +46,7 @@ use crate::xds::node::Presented;
 use crate::xds::{Moment, Name, Timing, TypeUrl};
 use dashmap::DashMap;
 use prometheus_client::registry::Registry;
-use std::cmp::Reverse;
-use std::collections::{BinaryHeap, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -72,8 +71,8 @@ pub struct Exchange {
     /// Groups whose upstream side has something to do.
     dirty: Mutex<VecDeque<GroupKey>>,
     dirty_more: Notify,
-    /// Due first; an item whose group says otherwise is stale.
-    timers: Mutex<BinaryHeap<Reverse<(Moment, GroupKey)>>>,
+    /// Due first; mostly one for each group.
+    timers: Mutex<BTreeSet<(Moment, GroupKey)>>,
     timers_sooner: Notify,
     calm: Mutex<Calm>,
     metrics: Metrics,
@@ -107,7 +106,7 @@ impl Exchange {
     pub async fn run(self: Arc<Self>) {
         loop {
             let sooner = self.timers_sooner.notified();
-            let next = lock(&self.timers).peek().map(|Reverse((at, _))| *at);
+            let next = lock(&self.timers).first().map(|(at, _)| *at);
             tokio::select! {
                 () = self.clock.sleep_until_some(next) => self.tick(),
                 () = sooner => {}
@@ -136,7 +135,7 @@ impl Exchange {
 
     fn pop_due(&self, now: Moment) -> Option<GroupKey> {
         let mut timers = lock(&self.timers);
-        timers.peek().is_some_and(|Reverse((at, _))| *at <= now).then(|| timers.pop())?.map(|Reverse((_, key))| key)
+        timers.first().is_some_and(|(at, _)| *at <= now).then(|| timers.pop_first())?.map(|(_, key)| key)
     }
 
     /// Some group holds something, or knows that there is nothing.
@@ -242,18 +241,22 @@ impl Exchange {
             lock(&self.dirty).push_back(slot.key.clone());
             self.dirty_more.notify_one();
         }
-        if let Some(at) = timer {
-            self.schedule(at, &slot.key);
+        if let Some((before, at)) = timer {
+            self.schedule(before, at, &slot.key);
         }
         self.metrics.woke(wakers.len());
         wakers.iter().for_each(|waker| waker());
         result
     }
 
-    fn schedule(&self, at: Moment, key: &GroupKey) {
+    /// In the place of the timer set `before`, if any.
+    fn schedule(&self, before: Option<Moment>, at: Moment, key: &GroupKey) {
         let mut timers = lock(&self.timers);
-        let sooner = timers.peek().is_none_or(|Reverse((first, _))| at < *first);
-        timers.push(Reverse((at, key.clone())));
+        if let Some(before) = before {
+            timers.remove(&(before, key.clone()));
+        }
+        let sooner = timers.first().is_none_or(|(first, _)| at < *first);
+        timers.insert((at, key.clone()));
         drop(timers);
         if sooner {
             self.timers_sooner.notify_one();

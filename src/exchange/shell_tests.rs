@@ -128,6 +128,13 @@ async fn timers_wake_who_waits() {
     bench.clock.advance(Duration::from_secs(2));
     until("woken by an overdue ask", || woken.load(Ordering::SeqCst) > before).await;
     assert!(matches!(member.served().upstream, Reach::Silent { .. }));
+    for content in ["1", "2"].repeat(10) {
+        member.group().apply(bench.update("A", content));
+        member.group().asked(&eds());
+        bench.clock.advance(Duration::from_secs(2));
+        until("it is silent again", || matches!(member.served().upstream, Reach::Silent { .. })).await;
+    }
+    assert_eq!(bench.exchange.timers.lock().unwrap().len(), 1, "each replaces the one before");
 }
 
 #[tokio::test]

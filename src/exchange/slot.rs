@@ -46,7 +46,8 @@ pub(crate) struct Inner {
 pub(super) struct Woken {
     pub(super) wakers: Vec<Waker>,
     pub(super) dirty: bool,
-    pub(super) timer: Option<Moment>,
+    /// The timer that was set, and the sooner one to set in its place.
+    pub(super) timer: Option<(Option<Moment>, Moment)>,
     /// The group has become synced, or is no more.
     pub(super) calm: Option<bool>,
 }
@@ -83,8 +84,8 @@ impl Slot {
         let calm = (synced != inner.synced).then_some(synced);
         inner.synced = synced;
         let due = earliest(inner.state.deadline(now), inner.deadline(timing));
-        let timer = due.filter(|due| inner.timer.is_none_or(|set| *due < set));
-        inner.timer = timer.or(inner.timer);
+        let sooner = due.filter(|due| inner.timer.is_none_or(|set| *due < set));
+        let timer = sooner.map(|due| (inner.timer.replace(due), due));
         Woken { wakers, dirty, timer, calm }
     }
 }
