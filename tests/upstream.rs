@@ -556,6 +556,39 @@ async fn too_large_a_response_names_the_limit_and_makes_no_loop() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn very_many_names_are_asked_for_as_a_server_takes_them() {
+    let names: Vec<String> = (0..30_000).map(|number| format!("{number:0>150}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let mut server = Server::start(Setup::default()).await;
+    let relay = Relay::start(&config(&[&server]), settings());
+    let member = relay.join("n1");
+    relay.want(&member, "eds", false, &names);
+    let mut play = server.stream().await;
+    let (mut asked, mut requests) = (0, 0);
+    while asked < names.len() {
+        let line = play.asked().await;
+        asked += line.split(' ').find_map(|part| part.strip_prefix('+')).unwrap().split(',').count();
+        requests += 1;
+    }
+    assert_eq!((asked, requests), (30_000, 5));
+    play.send(Response::new("eds").resource(names[29_999], "1").nonce("1"));
+    assert_eq!(play.asked().await, "eds n=1");
+    serves(&member, "eds", &[&format!("{}=1", names[29_999])]).await;
+
+    // SotW knows no parts.
+    let mut server = Server::start(Setup { delta: false, ..Setup::default() }).await;
+    let relay = Relay::start(&config(&[&server]), settings());
+    let member = relay.join("n1");
+    relay.want(&member, "eds", false, &names);
+    server.stream().await;
+    eventually("the size is named", || {
+        let seen = relay.last_error();
+        if seen.contains("for eds has 4") && seen.contains("or let it speak delta") { Ok(()) } else { Err(seen) }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_address_without_grpc_is_named_as_such() {
     let http1 = Server::http1().await;
     let relay = Relay::start(&config(&[&http1]), settings());

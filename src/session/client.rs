@@ -23,12 +23,16 @@
 //! queues. What is asked is never more than what is wanted: no sequence of
 //! changes ends in a wildcard by accident (C-056, C-058).
 //!
+//! A delta ask of very many names takes several requests, of 1 MiB each. In SotW
+//! every request has the whole list; nothing can be done about its size.
+//!
 //! A session lives as long as its stream; the next stream has a new one, which
 //! states the held versions in delta (C-134). In SotW it states no version on
 //! a new stream: a server may take that as leave to stay silent, and held
 //! content would stay unconfirmed.
 
 mod naming;
+mod parts;
 mod state;
 mod subscription;
 #[cfg(test)]
@@ -41,6 +45,7 @@ use crate::xds::envelope::{Envelope, Request, RequestBody};
 use crate::xds::time::earliest;
 use crate::xds::{Moment, Name, Status, Timing, TypeUrl, Variant, code};
 use bytes::Bytes;
+use parts::Part;
 use state::TypeState;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -103,6 +108,8 @@ pub struct ClientSession {
     updates: VecDeque<Update>,
     silences: VecDeque<TypeUrl>,
     last_heard: Option<Moment>,
+    /// Of names and versions in one delta request.
+    request_bytes: usize,
 }
 
 impl ClientSession {
@@ -117,7 +124,14 @@ impl ClientSession {
             updates: VecDeque::new(),
             silences: VecDeque::new(),
             last_heard: None,
+            request_bytes: parts::MOST,
         }
+    }
+
+    /// Delta requests have about this many bytes of names and versions at most.
+    #[must_use]
+    pub fn with_request_bytes(self, request_bytes: usize) -> Self {
+        Self { request_bytes, ..self }
     }
 
     // ---- getters ----
@@ -168,7 +182,7 @@ impl ClientSession {
 
     fn is_synced(&self, now: Moment, state: &TypeState) -> bool {
         let late = state.unanswered(self.last_heard).is_some_and(|at| now.since(at) > self.unanswered);
-        state.answered && state.subscription.asked().is_some() && !late
+        state.answered && state.subscription.asked().is_some() && state.parts.is_empty() && !late
     }
 
     pub fn report(&self) -> impl Iterator<Item = TypeReport> {
@@ -276,10 +290,10 @@ impl ClientSession {
     /// The next request to write now: answers before asks, and types in the
     /// order of C-104.
     pub fn poll_request(&mut self, now: Moment) -> Option<Request> {
-        let variant = self.variant;
+        let (variant, most) = (self.variant, self.request_bytes);
         let mut request = self.types.values_mut().find_map(|state| match variant {
             Variant::Sotw => sotw_request(now, state),
-            Variant::Delta => delta_request(now, state),
+            Variant::Delta => delta_request(now, state, most),
         })?;
         request.node = self.node.take();
         Some(request)
@@ -293,17 +307,30 @@ impl ClientSession {
 
 /// An answer carries the nonce and nothing else; a change of the subscription
 /// carries no nonce (C-203).
-fn delta_request(now: Moment, state: &mut TypeState) -> Option<Request> {
+fn delta_request(now: Moment, state: &mut TypeState, most: usize) -> Option<Request> {
     if let Some(answer) = state.take_answer() {
         let body = RequestBody::default();
         return Some(request(state, answer.nonce, answer.error, body));
     }
-    let ask = state.subscription.ask_delta()?;
-    let initial = if ask.first { state.take_initial() } else { Vec::new() };
-    state.asked(now, &ask, &initial);
-    let body = RequestBody::Delta { subscribe: ask.subscribe, unsubscribe: ask.unsubscribe, initial };
+    let part = match state.take_part(now) {
+        Some(part) => part,
+        None => {
+            let mut ask = state.subscription.ask_delta()?;
+            let whole = Part {
+                subscribe: std::mem::take(&mut ask.subscribe),
+                unsubscribe: std::mem::take(&mut ask.unsubscribe),
+                initial: if ask.first { state.take_initial() } else { Vec::new() },
+            };
+            let mut parts = whole.cut(most);
+            let first = parts.pop_front()?;
+            state.parts = parts;
+            state.asked(now, &ask, &first.initial);
+            first
+        }
+    };
+    let Part { subscribe, unsubscribe, initial } = part;
     let nonce = if breaks::on("C-203") { state.nonce.clone() } else { String::new() };
-    Some(request(state, nonce, None, body))
+    Some(request(state, nonce, None, RequestBody::Delta { subscribe, unsubscribe, initial }))
 }
 
 /// Every request has the whole list, the newest nonce and the last committed

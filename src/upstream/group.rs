@@ -360,6 +360,8 @@ impl Driver {
                 FrameError::Flag(_) | FrameError::Cut | FrameError::Busy { .. } => Some(Ended::After(lived)),
             },
             _ => match end.code() {
+                // The next request is as large.
+                code::RESOURCE_EXHAUSTED | code::OUT_OF_RANGE if stream.oversized => Some(Ended::Refused),
                 code::UNAUTHENTICATED | code::PERMISSION_DENIED => Some(Ended::Refused),
                 code::RESOURCE_EXHAUSTED => {
                     self.shared.admission.refused();

@@ -11,7 +11,7 @@ use crate::transport::stream::Sender;
 use crate::xds::envelope::Request;
 use crate::xds::node::Presented;
 use crate::xds::time::earliest;
-use crate::xds::{Moment, Timing, Variant};
+use crate::xds::{Moment, Timing, TypeUrl, Variant};
 use bytes::Bytes;
 use futures_util::FutureExt;
 use http::HeaderMap;
@@ -27,6 +27,9 @@ const DELTA: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/Delt
 
 /// A message that does not grow for this long will not be complete.
 const DRIP: Duration = Duration::from_secs(60);
+
+/// Larger messages are refused by gRPC servers that are not told otherwise.
+const USUAL: usize = 4 << 20;
 
 /// Why we end a stream ourselves, or the peer did.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -96,6 +99,8 @@ pub(super) struct Stream {
     /// It should be replaced: its connection takes no more streams, or another
     /// stream has to say what is so.
     pub(super) leaving: bool,
+    /// A request was larger than many servers take.
+    pub(super) oversized: bool,
     /// What another stream changed since this one asked.
     pub(super) doubts: Doubts,
     /// What it said of types that the next stream has answered.
@@ -152,6 +157,7 @@ impl Stream {
             heard: false,
             handle: with.connection.clone(),
             leaving: false,
+            oversized: false,
             doubts: Doubts::default(),
             held_back: Vec::new(),
             sender,
@@ -230,10 +236,30 @@ impl Stream {
             && let Some(request) = self.session.poll_request(now)
         {
             asked(&request, &self.session);
+            let message = request.message();
+            if message.len() > USUAL {
+                self.oversize(now, &request.type_url, message.len());
+            }
             // Where it cannot be written, the receiver learns why.
-            let _ = self.sender.push(&[], request.message());
+            let _ = self.sender.push(&[], message);
             let _ = self.sender.flush().now_or_never();
         }
+    }
+
+    /// Says so, as the server may not.
+    fn oversize(&mut self, now: Moment, type_url: &str, bytes: usize) {
+        self.oversized = true;
+        let remedy = match self.session.variant() {
+            Variant::Delta => "raise what it takes",
+            Variant::Sotw => "raise what it takes, or let it speak delta",
+        };
+        let short = TypeUrl::new(type_url).short().to_owned();
+        let address = &self.site.address;
+        let text = format!(
+            "a request to {address} for {short} has {bytes} bytes, and gRPC servers refuse more than {USUAL} \
+             unless told otherwise; {remedy}"
+        );
+        self.site.note_loss(now, "request_bytes", &text.into());
     }
 
     /// Is it of no use though it stands?

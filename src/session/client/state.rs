@@ -1,6 +1,7 @@
 //! One type on one of our streams: what was asked and when, what came, what
 //! the answers to it are.
 
+use super::parts::Part;
 use super::subscription::{Ask, Set, Subscription};
 use super::validate::Valid;
 use crate::breaks;
@@ -47,6 +48,8 @@ pub(super) struct TypeState {
     pub(super) type_url: TypeUrl,
     variant: Variant,
     pub(super) subscription: Subscription,
+    /// What of the last ask is still to be written.
+    pub(super) parts: VecDeque<Part>,
     /// Names and versions held, until the first request states them.
     held: Vec<(Name, String)>,
     /// SotW: asked names that were received, here or on an earlier stream.
@@ -83,6 +86,7 @@ impl TypeState {
             subscription: Subscription::new(&type_url),
             type_url,
             variant,
+            parts: VecDeque::new(),
             held: Vec::new(),
             known: HashSet::new(),
             doubted: HashSet::new(),
@@ -111,6 +115,17 @@ impl TypeState {
     /// The ACK or NACK to send next. SotW answers only the newest response.
     pub(super) fn take_answer(&mut self) -> Option<Answer> {
         self.answers.pop_front()
+    }
+
+    /// The next part of an ask that took several requests. An answer to the part
+    /// before is none to this one.
+    pub(super) fn take_part(&mut self, now: Moment) -> Option<Part> {
+        let part = self.parts.pop_front()?;
+        if !part.subscribe.is_empty() {
+            self.asked_at.get_or_insert(now);
+            self.loud = true;
+        }
+        Some(part)
     }
 
     /// A request of SotW is an answer to the newest response: it waits until

@@ -232,6 +232,47 @@ fn held_versions_are_stated_once_and_only_what_is_asked() {
 }
 
 #[test]
+fn very_many_names_take_several_requests() {
+    let all: Vec<String> = (0..30_000).map(|number| format!("{number:0>150}")).collect();
+    let all: Vec<&str> = all.iter().map(String::as_str).collect();
+    let mut rig = Rig::new(Variant::Delta).holding(&all.iter().map(|name| (*name, "1")).collect::<Vec<_>>());
+    let held = rig.held.clone();
+    rig.session.set_wanted(&want("eds", false, &all), || held);
+    let (mut asked, mut requests) = (Vec::new(), 0);
+    while let Some(request) = rig.session.poll_request(rig.now) {
+        let bytes = request.message().len();
+        assert!(bytes <= (1 << 20) + 200, "{bytes}");
+        assert_eq!(request.node.is_some(), requests == 0);
+        let RequestBody::Delta { subscribe, initial, .. } = request.body else { panic!("delta is spoken") };
+        let stated: HashMap<_, _> = initial.into_iter().collect();
+        assert!(stated.keys().all(|name| subscribe.contains(name)));
+        assert_eq!(stated.is_empty(), requests > 0);
+        if requests == 0 {
+            // An answer to the first part leaves the others asked.
+            rig.now = at(1);
+            rig.session.handle_response(rig.now, delta("eds", &all[..1], &[], "")).unwrap();
+            assert!(!rig.session.synced(rig.now, &url("eds")));
+            rig.now = at(2);
+        }
+        asked.extend(subscribe);
+        requests += 1;
+    }
+    asked.sort_unstable();
+    assert_eq!(requests, 5);
+    assert_eq!(asked, all.iter().map(|name| Name::from(*name)).collect::<Vec<_>>());
+    assert_eq!(rig.session.oldest_unanswered(), Some(at(2)));
+}
+
+#[test]
+fn a_name_that_is_dropped_before_it_was_written_is_dropped_after() {
+    let mut rig = Rig::new(Variant::Delta);
+    rig.session = rig.session.with_request_bytes(10);
+    rig.session.set_wanted(&want("eds", false, &["a", "b"]), Vec::new);
+    assert_eq!(rig.session.poll_request(rig.now).map(|request| show(&request)), Some("eds +a node".into()));
+    assert_eq!(rig.want("eds", false, &["a"]), ["eds +b", "eds -b"]);
+}
+
+#[test]
 fn sotw_echoes_the_newest_nonce_and_the_last_accepted_version() {
     let mut rig = Rig::new(Variant::Sotw);
     rig.want("eds", false, &["a"]);
@@ -656,8 +697,13 @@ impl World {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
     #[test]
-    fn the_server_always_ends_with_the_last_want(delta in any::<bool>(), ops in proptest::collection::vec(op(), 0..60)) {
+    fn the_server_always_ends_with_the_last_want(
+        delta in any::<bool>(),
+        bytes in prop_oneof![Just(10), Just(20), Just(parts::MOST)],
+        ops in proptest::collection::vec(op(), 0..60),
+    ) {
         let mut world = World::new(if delta { Variant::Delta } else { Variant::Sotw });
+        world.session = world.session.with_request_bytes(bytes);
         for op in ops {
             world.run(op);
         }
