@@ -1,7 +1,7 @@
 //! The managed control plane: connections to it, and the streams of the groups.
 //!
 //! * [`backoff`], [`admission`]: when to try, and who goes first
-//! * [`pool`]: addresses by priority, and their connections
+//! * [`pool`]: addresses by priority, and their connections; [`renewal`]: their certificates
 //! * [`stream`]: one ADS stream
 //! * [`group`]: what a group needs of them; [`doubts`]: where two of them overlap
 //! * [`metadata`]: what is sent with each stream
@@ -18,6 +18,7 @@ mod group;
 mod metadata;
 mod metrics;
 mod pool;
+mod renewal;
 mod report;
 mod stream;
 

@@ -3,21 +3,24 @@
 
 #[allow(unreachable_pub)]
 mod upstream {
+    pub mod garbled;
     pub mod gate;
     pub mod server;
 }
 
 use outpost::clock::Clock;
 use outpost::config::{ClientTls, Endpoint, Speak, Upstream as Config};
-use outpost::content::{Body, Served, Store};
+use outpost::content::{Body, Reach, Served, Store};
 use outpost::exchange::{Exchange, Member};
 use outpost::group::GroupKey;
 use outpost::session::Want;
 use outpost::upstream::{Keeping, Metrics, Settings, Upstream, Waits};
 use outpost::xds::{Name, Timing, TypeUrl, Variant};
 use prometheus_client::registry::Registry;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
+use upstream::garbled::{Garbled, Spoils};
 use upstream::gate::Gate;
 use upstream::server::{Play, Response, Server, Setup};
 
@@ -231,7 +234,7 @@ async fn content_outlives_the_control_plane_and_what_went_meanwhile_is_told_on_r
     eventually("the loss is seen", || if relay.upstream.is_connected() { Err("connected".into()) } else { Ok(()) })
         .await;
     eventually("the group knows", || match member.served().upstream {
-        outpost::content::Reach::Silent { .. } => Ok(()),
+        Reach::Silent { .. } => Ok(()),
         ref other => Err(format!("{other:?}")),
     })
     .await;
@@ -600,7 +603,7 @@ async fn an_address_without_grpc_is_named_as_such() {
     let member = relay.join("n1");
     relay.want(&member, "cds", true, &[]);
     eventually("the group is told why", || match &member.served().upstream {
-        outpost::content::Reach::Silent { reason, .. } if reason.contains("HTTP/2") => Ok(()),
+        Reach::Silent { reason, .. } if reason.contains("HTTP/2") => Ok(()),
         other => Err(format!("{other:?}")),
     })
     .await;
@@ -621,12 +624,7 @@ async fn mutual_tls_and_a_token_that_rotates() {
     let token = dir.path().join("token");
     std::fs::write(&token, "one").unwrap();
     let mut server = Server::start(Setup { tls: Some(dir.path().to_owned()), ..Setup::default() }).await;
-    let tls = ClientTls {
-        ca: Some(dir.path().join("ca.pem")),
-        certificate: Some(dir.path().join("client.pem")),
-        key: Some(dir.path().join("client.key")),
-        server_name: Some("server.test".into()),
-    };
+    let tls = client_tls(dir.path());
     let metadata = vec![("clusterid".into(), "c1".into())];
     let config = Config { tls: Some(tls), token_file: Some(token.clone()), metadata, ..config(&[&server]) };
     let relay = Relay::start(&config, settings());
@@ -639,6 +637,85 @@ async fn mutual_tls_and_a_token_that_rotates() {
     play.end();
     assert_eq!(server.stream().await.header("authorization"), "Bearer two");
     assert_eq!(relay.upstream.report()[0].tls_problem, None);
+}
+
+fn client_tls(dir: &Path) -> ClientTls {
+    ClientTls {
+        ca: Some(dir.join("ca.pem")),
+        certificate: Some(dir.join("client.pem")),
+        key: Some(dir.join("client.key")),
+        server_name: Some("server.test".into()),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_certificate_of_ours_moves_the_streams_to_a_new_connection() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut server = Server::start(Setup { tls: Some(dir.path().to_owned()), ..Setup::default() }).await;
+    let keeping = Keeping { look: 10 * MS, renew: 20 * MS, ..settings().keeping };
+    let config = Config { tls: Some(client_tls(dir.path())), ..config(&[&server]) };
+    let relay = Relay::start(&config, Settings { keeping, ..settings() });
+    let member = relay.join("n1");
+    relay.want(&member, "cds", true, &[]);
+    let mut play = server.stream().await;
+    assert_eq!(play.peer, "client.test");
+    play.asked().await;
+    play.send(Response::new("cds").resource("a", "1").nonce("1"));
+    play.asked().await;
+    server.rotate("rotated.test");
+    let mut next = server.stream().await;
+    assert_eq!(next.peer, "rotated.test");
+    assert_eq!(next.asked().await, "cds {a:1} node=n1");
+    // The old one counts until the new one has answered.
+    play.send(Response::new("cds").resource("a", "2").nonce("2"));
+    play.asked().await;
+    serves(&member, "cds", &["a=2"]).await;
+    next.send(Response::new("cds").resource("a", "2").nonce("1"));
+    next.asked().await;
+    play.ended().await;
+    eventually("one connection is left, and it stays", || {
+        let report = &relay.upstream.report()[0];
+        let seen = (report.streams, report.connections.len());
+        if seen == (1, 1) { Ok(()) } else { Err(format!("{seen:?}")) }
+    })
+    .await;
+    assert_eq!(relay.last_error(), "");
+    assert!(server.try_stream().is_none() && !next.has_ended());
+    assert!(matches!(member.served().upstream, Reach::Answering));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_authority_is_trusted_once_its_files_are_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut server = Server::start(Setup { tls: Some(dir.path().to_owned()), ..Setup::default() }).await;
+    let config = Config { tls: Some(client_tls(dir.path())), ..config(&[&server]) };
+    let relay = Relay::start(&config, settings());
+    let member = relay.join("n1");
+    relay.want(&member, "cds", true, &[]);
+    let mut play = server.stream().await;
+    play.asked().await;
+    play.send(Response::new("cds").resource("a", "1").nonce("1"));
+    play.asked().await;
+    server.kill();
+    server.reissue();
+    server.restart().await;
+    assert_eq!(server.stream().await.asked().await, "cds {a:1} node=n1");
+    assert_eq!(relay.upstream.report()[0].tls_problem, None);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn compression_that_fails_is_offered_no_more() {
+    for spoils in [Spoils::Messages, Spoils::Encoding] {
+        let server = Garbled::start(spoils, Response::new("cds").resource("a", "1").nonce("1")).await;
+        let endpoint = Endpoint { host: "127.0.0.1".into(), port: server.port, priority: 0 };
+        let relay = Relay::start(&Config { endpoints: vec![endpoint], ..config(&[]) }, settings());
+        let member = relay.join("n1");
+        relay.want(&member, "cds", true, &[]);
+        serves(&member, "cds", &["a=1"]).await;
+        assert_eq!(server.spoiled(), 1, "{spoils:?}");
+        assert!(!relay.upstream.report()[0].compression);
+        assert_eq!(relay.last_error(), "compression failed; it is no longer offered");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

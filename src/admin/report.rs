@@ -234,6 +234,8 @@ pub struct Upstream {
     pub sent_bytes: u64,
     /// Why the newest certificate files are not in use.
     pub tls_problem: Option<String>,
+    /// Until our own certificate ends.
+    pub tls_expires_seconds: Option<Seconds>,
 }
 
 /// Why one stream of a node has what it has.

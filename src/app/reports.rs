@@ -8,6 +8,7 @@ use crate::exchange::{Exchange, GroupHandle};
 use crate::upstream::{EndpointReport, Upstream};
 use crate::xds::{Moment, Variant};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 /// Makes a source of a function that answers at once.
 fn source<Q: Send + 'static, R: Send + 'static>(answer: impl Fn(Q) -> R + Send + Sync + 'static) -> Source<Q, R> {
@@ -107,6 +108,9 @@ fn address(now: Moment, endpoint: &EndpointReport) -> Address {
         received_bytes: endpoint.bytes_received,
         sent_bytes: endpoint.bytes_sent,
         tls_problem: endpoint.tls_problem.clone(),
+        tls_expires_seconds: endpoint
+            .tls_expires
+            .map(|at| at.duration_since(SystemTime::now()).unwrap_or_default().into()),
     }
 }
 

@@ -25,8 +25,8 @@ use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
 use std::fmt;
 use std::future::poll_fn;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::sync::{oneshot, watch};
@@ -148,7 +148,7 @@ fn millis(span: Duration) -> u64 {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum State {
     Open,
-    /// The peer said GOAWAY: calls go on, new ones go elsewhere.
+    /// The peer said GOAWAY, or we are to leave: calls go on, new ones go elsewhere.
     GoingAway(Arc<str>),
     Closed(Arc<str>),
 }
@@ -168,6 +168,8 @@ struct Shared {
     round_trip: Arc<AtomicU64>,
     calls: AtomicUsize,
     state: watch::Receiver<State>,
+    /// The driver's own, so that its end is seen.
+    teller: Weak<watch::Sender<State>>,
     /// Dropped with the last handle, which lets the driver end.
     _released: oneshot::Sender<()>,
 }
@@ -223,6 +225,18 @@ impl Connection {
 
     pub fn is_open(&self) -> bool {
         *self.shared.state.borrow() == State::Open
+    }
+
+    /// As if the peer had said GOAWAY: calls go on, new ones go elsewhere.
+    pub fn retire(&self, reason: &str) {
+        let Some(teller) = self.shared.teller.upgrade() else { return };
+        teller.send_if_modified(|state| {
+            let open = *state == State::Open;
+            if open {
+                *state = State::GoingAway(reason.into());
+            }
+            open
+        });
     }
 
     /// The newest state and every later one.

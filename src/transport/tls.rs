@@ -120,6 +120,21 @@ impl ClientTls {
     pub fn state(&self) -> &dyn TlsState {
         &self.config
     }
+
+    /// What a connection made now would present. Looks at the files.
+    pub fn own(&self) -> Option<Own> {
+        self.config.current();
+        let state = self.config.lock();
+        state.loaded.leaf.as_ref().map(|_| Own { number: state.number, expires: state.loaded.expires() })
+    }
+}
+
+/// One of the certificates that we presented since start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Own {
+    /// Counts them.
+    pub number: u64,
+    pub expires: Option<SystemTime>,
 }
 
 fn parse_name(name: &str) -> Result<ServerName<'static>, TlsError> {
@@ -140,7 +155,14 @@ type Load<T> = Box<dyn Fn() -> Result<Loaded<T>, TlsError> + Send + Sync>;
 
 struct Loaded<T> {
     config: Arc<T>,
-    expires: Option<SystemTime>,
+    /// Our certificate.
+    leaf: Option<CertificateDer<'static>>,
+}
+
+impl<T> Loaded<T> {
+    fn expires(&self) -> Option<SystemTime> {
+        self.leaf.as_ref().and_then(|leaf| identity::expiry(leaf))
+    }
 }
 
 /// A value made of files, made again when one of them changed.
@@ -153,6 +175,8 @@ struct Reloaded<T> {
 struct State<T> {
     stamp: Vec<Option<Stamp>>,
     loaded: Loaded<T>,
+    /// Of our certificate among those in use since start.
+    number: u64,
     problem: Option<String>,
     failures: u64,
 }
@@ -174,7 +198,7 @@ impl<T> Reloaded<T> {
         // The stamp is taken first: what is written while we read makes another one.
         let stamp = stamps(&files);
         let loaded = load()?;
-        let state = State { stamp, loaded, problem: None, failures: 0 };
+        let state = State { stamp, loaded, number: 0, problem: None, failures: 0 };
         Ok(Self { files, load: Box::new(load), state: Mutex::new(state) })
     }
 
@@ -186,6 +210,7 @@ impl<T> Reloaded<T> {
             match (self.load)() {
                 Ok(loaded) => {
                     tracing::info!(files = ?self.files, "certificates loaded again");
+                    state.number += u64::from(loaded.leaf != state.loaded.leaf);
                     state.loaded = loaded;
                     state.problem = None;
                 }
@@ -214,7 +239,7 @@ impl<T: Send + Sync> TlsState for Reloaded<T> {
     }
 
     fn expires(&self) -> Option<SystemTime> {
-        self.lock().loaded.expires
+        self.lock().loaded.expires()
     }
 }
 
@@ -254,7 +279,8 @@ fn server_config(pair: &Pair, clients: &ClientAuth) -> Result<Loaded<ServerConfi
             builder.with_client_cert_verifier(verifier)
         }
     };
-    let (chain, key, expires) = read_pair(pair)?;
+    let (chain, key) = read_pair(pair)?;
+    let leaf = chain.first().cloned();
     let mut config = builder.with_single_cert(chain, key).map_err(|error| refused(pair, error))?;
     config.alpn_protocols = vec![ALPN.to_vec()];
     if *clients != ClientAuth::None {
@@ -262,7 +288,7 @@ fn server_config(pair: &Pair, clients: &ClientAuth) -> Result<Loaded<ServerConfi
         config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
     }
-    Ok(Loaded { config: config.into(), expires })
+    Ok(Loaded { config: config.into(), leaf })
 }
 
 fn client_config(files: &ClientFiles) -> Result<Loaded<ClientConfig>, TlsError> {
@@ -275,15 +301,16 @@ fn client_config(files: &ClientFiles) -> Result<Loaded<ClientConfig>, TlsError> 
         .with_protocol_versions(VERSIONS)
         .map_err(unusable)?
         .with_root_certificates(roots);
-    let (mut config, expires) = match &files.pair {
+    let (mut config, leaf) = match &files.pair {
         None => (builder.with_no_client_auth(), None),
         Some(pair) => {
-            let (chain, key, expires) = read_pair(pair)?;
-            (builder.with_client_auth_cert(chain, key).map_err(|error| refused(pair, error))?, expires)
+            let (chain, key) = read_pair(pair)?;
+            let leaf = chain.first().cloned();
+            (builder.with_client_auth_cert(chain, key).map_err(|error| refused(pair, error))?, leaf)
         }
     };
     config.alpn_protocols = vec![ALPN.to_vec()];
-    Ok(Loaded { config: config.into(), expires })
+    Ok(Loaded { config: config.into(), leaf })
 }
 
 fn refused(pair: &Pair, error: rustls::Error) -> TlsError {
@@ -295,15 +322,14 @@ fn refused(pair: &Pair, error: rustls::Error) -> TlsError {
 
 type Chain = Vec<CertificateDer<'static>>;
 
-fn read_pair(pair: &Pair) -> Result<(Chain, PrivateKeyDer<'static>, Option<SystemTime>), TlsError> {
+fn read_pair(pair: &Pair) -> Result<(Chain, PrivateKeyDer<'static>), TlsError> {
     let chain = read_chain("certificate", &pair.cert)?;
     let text = read("key", &pair.key)?;
     let key = PrivateKeyDer::from_pem_slice(&text).map_err(|error| match error {
         rustls::pki_types::pem::Error::NoItemsFound => TlsError::Empty { what: "key", path: pair.key.clone() },
         other => TlsError::NotPem { what: "key", path: pair.key.clone(), detail: other.to_string() },
     })?;
-    let expires = chain.first().and_then(|leaf| identity::expiry(leaf));
-    Ok((chain, key, expires))
+    Ok((chain, key))
 }
 
 fn roots_of(path: &Path) -> Result<RootCertStore, TlsError> {

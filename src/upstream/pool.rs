@@ -6,20 +6,23 @@
 //!
 //! An address has a few connections, opened some time apart so that they do not
 //! age together, and more, up to eight, where the peer allows no more streams on
-//! them. A connection that says GOAWAY is replaced; its streams move.
+//! them. A connection that says GOAWAY is replaced; its streams move. So it is when
+//! our certificate was replaced since, but then by one that stands before.
 
 use super::backoff::{Backoff, Ended, Waits};
 use super::metrics::Metrics;
+use super::renewal::Renewal;
 use super::report::{ConnectionReport, EndpointReport};
 use crate::clock::Clock;
 use crate::config::{Endpoint, Speak};
 use crate::transport::client::{Address, ConnectError, Connection, Dialer, Options, State};
 use crate::transport::io::Traffic;
+use crate::transport::tls::Own;
 use crate::xds::time::earliest;
 use crate::xds::{Moment, Variant};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 
@@ -36,6 +39,10 @@ pub struct Keeping {
     pub steady: Duration,
     /// A connection beyond the base that was idle this long is let go.
     pub idle: Duration,
+    /// Our certificate's files are looked at this often …
+    pub look: Duration,
+    /// … and a newer one replaces the connections within this.
+    pub renew: Duration,
 }
 
 impl Default for Keeping {
@@ -46,6 +53,8 @@ impl Default for Keeping {
             stagger: Duration::from_secs(5),
             steady: Duration::from_secs(10),
             idle: Duration::from_secs(60),
+            look: Duration::from_secs(10),
+            renew: Duration::from_secs(300),
         }
     }
 }
@@ -113,6 +122,7 @@ struct Link {
     connection: Connection,
     since: Moment,
     number: u64,
+    renewal: Renewal,
 }
 
 impl Site {
@@ -140,6 +150,12 @@ impl Site {
             state: state.into(),
             wake: Notify::new(),
         }
+    }
+
+    /// What a connection made now would present of us.
+    fn own(&self) -> Option<Own> {
+        let dialer = self.lock().dialer.clone();
+        dialer.options().tls.as_ref().and_then(|tls| tls.own())
     }
 
     fn lock(&self) -> MutexGuard<'_, SiteState> {
@@ -404,6 +420,7 @@ impl Pool {
     fn next_step(&self, site: &Site) -> Step {
         let now = self.clock.now();
         let level = *self.level.borrow();
+        let own = site.own();
         let mut state = site.lock();
         if site.priority > level {
             // Streams move away; what carries none is let go.
@@ -424,14 +441,28 @@ impl Pool {
                 return Step::Wait(Some(now));
             }
         }
+        deadline = earliest(deadline, self.renew(now, own, &mut state));
         let open = state.links.len();
-        if open >= self.keeping.base && !(state.grow && open < self.keeping.most) {
+        let renews = state.links.iter().any(|link| link.renewal.is_due(now));
+        if open >= self.keeping.base && !renews && !(state.grow && open < self.keeping.most) {
             state.grow = false;
             return Step::Wait(earliest(deadline, self.shrink(now, &mut state)));
         }
         let stagger = state.links.last().filter(|_| !state.grow).map(|link| link.since + self.keeping.stagger);
         let not_before = state.attempts().not_before.max(stagger.unwrap_or_default());
         if now < not_before { Step::Wait(earliest(deadline, Some(not_before))) } else { Step::Connect }
+    }
+
+    /// Plans to replace what was made with an older certificate than `own`; says
+    /// when to look again.
+    fn renew(&self, now: Moment, own: Option<Own>, state: &mut SiteState) -> Option<Moment> {
+        let newest = own?;
+        let wall = SystemTime::now();
+        for link in &mut state.links {
+            link.renewal.look((now, wall), Some(newest), self.keeping.renew, rand::random());
+        }
+        let due = state.links.iter().map(|link| link.renewal.due()).fold(None, earliest);
+        earliest(due.filter(|due| *due > now), Some(now + self.keeping.look))
     }
 
     /// Lets go of one idle connection beyond the base; says when to look again.
@@ -448,15 +479,17 @@ impl Pool {
 
     async fn connect(self: &Arc<Self>, site: &Arc<Site>) {
         let dialer = site.lock().dialer.clone();
+        // Taken before: where the files change meanwhile, it is replaced once more.
+        let own = site.own();
         match dialer.connect().await {
-            Ok(connection) => self.connected(site, &dialer, connection),
+            Ok(connection) => self.connected(site, &dialer, connection, own),
             Err(error) => self.failed(site, &error),
         }
         self.tell_problem();
         self.changed();
     }
 
-    fn connected(self: &Arc<Self>, site: &Arc<Site>, dialer: &Arc<Dialer>, connection: Connection) {
+    fn connected(self: &Arc<Self>, site: &Arc<Site>, dialer: &Arc<Dialer>, connection: Connection, own: Option<Own>) {
         let now = self.clock.now();
         let mut state = site.lock();
         // The dialer was replaced meanwhile.
@@ -467,7 +500,11 @@ impl Pool {
         tracing::info!(address = %site.address, ?round_trip, "connected to the control plane");
         let number = self.links.fetch_add(1, Ordering::Relaxed);
         tokio::spawn(watch_link(Arc::downgrade(self), Arc::downgrade(site), connection.state(), number));
-        state.links.push(Link { connection, since: now, number });
+        if let Some(at) = state.links.iter().position(|link| link.renewal.is_due(now)) {
+            tracing::info!(address = %site.address, "the connection replaces one made with an older certificate of ours");
+            state.links.remove(at).connection.retire("our certificate was replaced");
+        }
+        state.links.push(Link { connection, since: now, number, renewal: Renewal::new(own) });
         (state.grow, state.failing) = (false, false);
         state.connected.get_or_insert(now);
     }

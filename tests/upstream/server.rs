@@ -8,6 +8,7 @@ use outpost::proto::discovery::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse, Resource,
 };
 use outpost::proto::{protobuf, rpc};
+use outpost::transport::identity::Identity;
 use outpost::transport::tls::{ClientAuth, Pair, ServerTls};
 use outpost::xds::wire::{Writer, first_string};
 use outpost::xds::{TypeUrl, Variant};
@@ -55,7 +56,7 @@ pub struct Server {
     service: Service,
     streams: mpsc::UnboundedReceiver<Play>,
     runtime: Option<Runtime>,
-    tls: Option<Arc<ServerTls>>,
+    tls: Option<(Authority, Arc<ServerTls>)>,
 }
 
 impl Drop for Server {
@@ -97,7 +98,7 @@ impl Server {
         self.port = listener.local_addr().unwrap().port();
         let listener = listener.into_std().unwrap();
         let Setup { ads, gzip, max_streams, max_age, .. } = self.setup.clone();
-        let (service, tls) = (self.service.clone(), self.tls.clone());
+        let (service, tls) = (self.service.clone(), self.tls.as_ref().map(|(_, tls)| tls.clone()));
         self.run(async move {
             let mut builder = tonic::transport::Server::builder().max_concurrent_streams(max_streams);
             if let Some(age) = max_age {
@@ -136,6 +137,16 @@ impl Server {
         self.streams.try_recv().ok()
     }
 
+    /// Gives the client another certificate, of the same authority.
+    pub fn rotate(&self, name: &str) {
+        self.tls.as_ref().unwrap().0.issue("client", name);
+    }
+
+    /// Another authority issues everything anew, for both sides.
+    pub fn reissue(&mut self) {
+        self.tls = self.setup.tls.as_deref().map(certificates);
+    }
+
     /// Delta streams that were answered UNIMPLEMENTED.
     pub fn refused(&self) -> usize {
         self.service.refused.load(Ordering::Relaxed)
@@ -156,6 +167,8 @@ async fn bind(port: u16) -> TcpListener {
 /// One stream, as the server has it.
 pub struct Play {
     pub variant: Variant,
+    /// Whom the client's certificate names.
+    pub peer: String,
     metadata: tonic::metadata::MetadataMap,
     asked: mpsc::UnboundedReceiver<String>,
     answers: Option<mpsc::UnboundedSender<Result<Response, Status>>>,
@@ -242,6 +255,11 @@ impl Response {
         protobuf::Any { type_url: self.type_url.clone(), value: value.finish() }
     }
 
+    /// As a delta response.
+    pub fn message(self) -> bytes::Bytes {
+        self.delta().encode_to_vec().into()
+    }
+
     fn sotw(self) -> DiscoveryResponse {
         let resources = self.resources.iter().map(|(name, content)| self.any(name, content)).collect();
         DiscoveryResponse {
@@ -296,7 +314,8 @@ impl Service {
         show: fn(Q) -> String,
         make: fn(Response) -> R,
     ) -> Pin<Box<dyn Stream<Item = Result<R, Status>> + Send>> {
-        let (metadata, _, mut requests) = request.into_parts();
+        let (metadata, extensions, mut requests) = request.into_parts();
+        let peer = extensions.get::<Peer>().cloned().unwrap_or_default().0;
         let (asked, heard) = mpsc::unbounded_channel();
         let (answers, out) = mpsc::unbounded_channel();
         tokio::spawn(async move {
@@ -304,7 +323,7 @@ impl Service {
                 let _ = asked.send(show(request));
             }
         });
-        let _ = self.opened.send(Play { variant, metadata, asked: heard, answers: Some(answers) });
+        let _ = self.opened.send(Play { variant, peer, metadata, asked: heard, answers: Some(answers) });
         Box::pin(UnboundedReceiverStream::new(out).map(move |answer: Result<Response, Status>| answer.map(make)))
     }
 }
@@ -363,17 +382,22 @@ fn short(type_url: &str) -> String {
     TypeUrl::new(type_url).short().to_owned()
 }
 
-/// A socket of either kind.
-struct Socket(Box<dyn Both>);
+#[derive(Clone, Default)]
+struct Peer(String);
+
+/// A socket of either kind, and who is behind it.
+struct Socket(Box<dyn Both>, Peer);
 
 trait Both: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Both for T {}
 
 impl Connected for Socket {
-    type ConnectInfo = ();
+    type ConnectInfo = Peer;
 
-    fn connect_info(&self) {}
+    fn connect_info(&self) -> Peer {
+        self.1.clone()
+    }
 }
 
 impl AsyncRead for Socket {
@@ -398,25 +422,38 @@ impl AsyncWrite for Socket {
 
 async fn secure(socket: std::io::Result<TcpStream>, tls: Option<Arc<ServerTls>>) -> std::io::Result<Socket> {
     let socket = socket?;
-    Ok(match tls {
-        Some(tls) => Socket(Box::new(tls.acceptor().accept(socket).await?)),
-        None => Socket(Box::new(socket)),
-    })
+    let Some(tls) = tls else { return Ok(Socket(Box::new(socket), Peer::default())) };
+    let socket = tls.acceptor().accept(socket).await?;
+    let leaf = socket.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+    let peer = leaf.map(|leaf| Peer(Identity::of(leaf).unwrap().to_string()));
+    Ok(Socket(Box::new(socket), peer.unwrap_or_default()))
+}
+
+/// Issues certificates into a directory.
+struct Authority {
+    dir: PathBuf,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+impl Authority {
+    fn issue(&self, file: &str, name: &str) {
+        let key = KeyPair::generate().unwrap();
+        let params = CertificateParams::new([name.to_owned()]).unwrap();
+        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        std::fs::write(self.dir.join(format!("{file}.pem")), certificate.pem()).unwrap();
+        std::fs::write(self.dir.join(format!("{file}.key")), key.serialize_pem()).unwrap();
+    }
 }
 
 /// One authority for both sides, which know each other; all files go into `dir`.
-fn certificates(dir: &Path) -> Arc<ServerTls> {
+fn certificates(dir: &Path) -> (Authority, Arc<ServerTls>) {
     let mut params = CertificateParams::default();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let key = KeyPair::generate().unwrap();
     std::fs::write(dir.join("ca.pem"), params.self_signed(&key).unwrap().pem()).unwrap();
-    let issuer = Issuer::new(params, key);
-    for name in ["client", "server"] {
-        let key = KeyPair::generate().unwrap();
-        let params = CertificateParams::new([format!("{name}.test")]).unwrap();
-        std::fs::write(dir.join(format!("{name}.pem")), params.signed_by(&key, &issuer).unwrap().pem()).unwrap();
-        std::fs::write(dir.join(format!("{name}.key")), key.serialize_pem()).unwrap();
-    }
+    let authority = Authority { dir: dir.to_owned(), issuer: Issuer::new(params, key) };
+    authority.issue("client", "client.test");
+    authority.issue("server", "server.test");
     let pair = Pair { cert: dir.join("server.pem"), key: dir.join("server.key") };
-    Arc::new(ServerTls::new(pair, ClientAuth::Required(dir.join("ca.pem"))).unwrap())
+    (authority, Arc::new(ServerTls::new(pair, ClientAuth::Required(dir.join("ca.pem"))).unwrap()))
 }

@@ -194,6 +194,8 @@ where
     answered.map_err(|error| not_http2(dialer, &error, &first))?;
     let round_trip = Arc::new(AtomicU64::new(micros(dialer.clock.now().since(began))));
     let (state, watched) = watch::channel(State::Open);
+    let state = Arc::new(state);
+    let teller = Arc::downgrade(&state);
     let (released, release) = oneshot::channel();
     let pulse = Pulse { pings, round_trip: round_trip.clone() };
     tokio::spawn(drive(dialer.clone(), connection, requests.clone(), pulse, state, release));
@@ -207,6 +209,7 @@ where
         round_trip,
         calls: Default::default(),
         state: watched,
+        teller,
         _released: released,
     };
     Ok(Connection { requests, shared: shared.into() })
@@ -233,7 +236,7 @@ async fn drive<S>(
     mut connection: h2::client::Connection<S, Bytes>,
     requests: SendRequest<Bytes>,
     mut pulse: Pulse,
-    state: watch::Sender<State>,
+    state: Arc<watch::Sender<State>>,
     mut release: oneshot::Receiver<()>,
 ) where
     S: AsyncRead + AsyncWrite + Unpin,
