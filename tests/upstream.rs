@@ -15,7 +15,7 @@ use outpost::exchange::{Exchange, Member};
 use outpost::group::GroupKey;
 use outpost::session::Want;
 use outpost::upstream::{Keeping, Metrics, Settings, Upstream, Waits};
-use outpost::xds::{Name, Timing, TypeUrl, Variant};
+use outpost::xds::{Name, TypeUrl, Variant};
 use prometheus_client::registry::Registry;
 use std::path::Path;
 use std::sync::Arc;
@@ -87,8 +87,15 @@ impl Relay {
         Self { store, exchange, upstream, registry, tasks }
     }
 
-    fn join(&self, group: &str) -> Member {
-        self.join_as(group, group)
+    /// A sidecar that wants all clusters.
+    fn member(&self, node: &str) -> Member {
+        self.member_as(node, node)
+    }
+
+    fn member_as(&self, group: &str, node: &str) -> Member {
+        let member = self.join_as(group, node);
+        self.want(&member, "cds", true, &[]);
+        member
     }
 
     fn join_as(&self, group: &str, node: &str) -> Member {
@@ -103,6 +110,28 @@ impl Relay {
     fn last_error(&self) -> String {
         self.upstream.report()[0].last_error.as_ref().map(|(_, text)| text.to_string()).unwrap_or_default()
     }
+}
+
+/// A server, and its relay with one sidecar that wants all clusters.
+async fn scene() -> (Server, Relay, Member) {
+    scene_of(Setup::default(), |_, _| ()).await
+}
+
+async fn scene_of(setup: Setup, change: impl FnOnce(&mut Config, &mut Settings)) -> (Server, Relay, Member) {
+    let server = Server::start(setup).await;
+    let (mut config, mut settings) = (config(&[&server]), settings());
+    change(&mut config, &mut settings);
+    let relay = Relay::start(&config, settings);
+    let member = relay.member("n1");
+    (server, relay, member)
+}
+
+/// The next stream, once it has acknowledged a=1.
+async fn told(server: &mut Server) -> Play {
+    let mut play = server.stream().await;
+    play.asked().await;
+    play.say(Response::new("cds").resource("a", "1").nonce("1")).await;
+    play
 }
 
 fn url(short: &str) -> TypeUrl {
@@ -145,20 +174,15 @@ async fn serves(member: &Member, short: &str, want: &[&str]) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn delta_is_spoken_and_every_response_is_acknowledged_after_it_is_held() {
-    let mut server = Server::start(Setup::default()).await;
-    let relay = Relay::start(&config(&[&server]), settings());
-    let member = relay.join("n1");
-    relay.want(&member, "cds", true, &[]);
+    let (mut server, relay, member) = scene().await;
     let mut play = server.stream().await;
     assert_eq!(play.variant, Variant::Delta);
     assert_eq!(play.asked().await, "cds node=n1");
-    play.send(Response::new("cds").resource("a", "1").nonce("n-1"));
-    assert_eq!(play.asked().await, "cds n=n-1");
+    assert_eq!(play.say(Response::new("cds").resource("a", "1").nonce("n-1")).await, "cds n=n-1");
     assert_eq!(shown(&member.served(), "cds"), ["a=1"], "held before the ACK left");
     relay.want(&member, "eds", false, &["e1", "e2"]);
     assert_eq!(play.asked().await, "eds +e1,e2");
-    play.send(Response::new("eds").resource("e1", "1").removed("e2").nonce("n-2"));
-    assert_eq!(play.asked().await, "eds n=n-2");
+    assert_eq!(play.say(Response::new("eds").resource("e1", "1").removed("e2").nonce("n-2")).await, "eds n=n-2");
     serves(&member, "eds", &["e1=1"]).await;
 
     let report = relay.upstream.report();
@@ -182,53 +206,39 @@ async fn delta_is_spoken_and_every_response_is_acknowledged_after_it_is_held() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_group_that_nobody_needs_ends_its_stream_and_opens_another_when_somebody_does() {
-    let mut server = Server::start(Setup::default()).await;
-    let timing = Timing { group_idle: 50 * MS, ..Timing::default() };
-    let relay = Relay::start(&config(&[&server]), Settings { timing, ..settings() });
-    let member = relay.join("n1");
-    relay.want(&member, "cds", true, &[]);
-    let mut play = server.stream().await;
-    play.asked().await;
-    play.send(Response::new("cds").resource("a", "1").nonce("1"));
-    play.asked().await;
+    let (mut server, relay, member) =
+        scene_of(Setup::default(), |_, settings| settings.timing.group_idle = 50 * MS).await;
+    let mut play = told(&mut server).await;
     drop(member);
     play.ended().await;
-    let member = relay.join("n1");
-    relay.want(&member, "cds", true, &[]);
+    let _member = relay.member("n1");
     assert_eq!(server.stream().await.asked().await, "cds {a:1} node=n1");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_without_delta_is_spoken_to_in_sotw_from_then_on() {
-    let mut server = Server::start(Setup { delta: false, ..Setup::default() }).await;
-    let relay = Relay::start(&config(&[&server]), settings());
-    let first = relay.join("n1");
-    relay.want(&first, "cds", true, &[]);
+    let (mut server, relay, first) = scene_of(Setup { delta: false, ..Setup::default() }, |_, _| ()).await;
     let mut play = server.stream().await;
     assert_eq!(play.variant, Variant::Sotw);
     assert_eq!(play.asked().await, "cds [] node=n1");
-    play.send(Response::new("cds").version("v1").resource("a", "1").resource("b", "1").nonce("1"));
-    assert_eq!(play.asked().await, "cds [] v=v1 n=1");
-    play.send(Response::new("cds").version("v2").resource("a", "2").nonce("2"));
-    assert_eq!(play.asked().await, "cds [] v=v2 n=2");
+    assert_eq!(
+        play.say(Response::new("cds").version("v1").resource("a", "1").resource("b", "1").nonce("1")).await,
+        "cds [] v=v1 n=1"
+    );
+    assert_eq!(play.say(Response::new("cds").version("v2").resource("a", "2").nonce("2")).await, "cds [] v=v2 n=2");
     serves(&first, "cds", &["a=2"]).await;
     assert_eq!(server.refused(), 1);
-    let second = relay.join("n2");
-    relay.want(&second, "cds", true, &[]);
+    let _second = relay.member("n2");
     assert_eq!(server.stream().await.variant, Variant::Sotw);
     assert_eq!(server.refused(), 1, "delta is not tried again");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn content_outlives_the_control_plane_and_what_went_meanwhile_is_told_on_return() {
-    let mut server = Server::start(Setup::default()).await;
-    let relay = Relay::start(&config(&[&server]), settings());
-    let member = relay.join("n1");
-    relay.want(&member, "cds", true, &[]);
+    let (mut server, relay, member) = scene().await;
     let mut play = server.stream().await;
     play.asked().await;
-    play.send(Response::new("cds").resource("a", "1").resource("b", "1").nonce("1"));
-    play.asked().await;
+    play.say(Response::new("cds").resource("a", "1").resource("b", "1").nonce("1")).await;
     serves(&member, "cds", &["a=1", "b=1"]).await;
     server.kill();
     eventually("the loss is seen", || if relay.upstream.is_connected() { Err("connected".into()) } else { Ok(()) })
@@ -242,21 +252,14 @@ async fn content_outlives_the_control_plane_and_what_went_meanwhile_is_told_on_r
     server.restart().await;
     let mut play = server.stream().await;
     assert_eq!(play.asked().await, "cds {a:1,b:1} node=n1");
-    play.send(Response::new("cds").removed("b").resource("c", "1").nonce("1"));
-    assert_eq!(play.asked().await, "cds n=1");
+    assert_eq!(play.say(Response::new("cds").removed("b").resource("c", "1").nonce("1")).await, "cds n=1");
     serves(&member, "cds", &["a=1", "c=1"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_clean_end_is_a_loss_as_well() {
-    let mut server = Server::start(Setup::default()).await;
-    let relay = Relay::start(&config(&[&server]), settings());
-    let member = relay.join("n1");
-    relay.want(&member, "cds", true, &[]);
-    let mut play = server.stream().await;
-    play.asked().await;
-    play.send(Response::new("cds").resource("a", "1").nonce("1"));
-    play.asked().await;
+    let (mut server, _relay, member) = scene().await;
+    let mut play = told(&mut server).await;
     play.end();
     let mut play = server.stream().await;
     assert_eq!(play.asked().await, "cds {a:1} node=n1");
@@ -265,21 +268,14 @@ async fn a_clean_end_is_a_loss_as_well() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_invalid_response_is_refused_by_name_and_the_old_state_kept() {
-    let mut server = Server::start(Setup::default()).await;
-    let relay = Relay::start(&config(&[&server]), settings());
-    let member = relay.join("n1");
-    relay.want(&member, "cds", true, &[]);
-    let mut play = server.stream().await;
-    play.asked().await;
-    play.send(Response::new("cds").resource("a", "1").nonce("1"));
-    play.asked().await;
+    let (mut server, relay, member) = scene().await;
+    let mut play = told(&mut server).await;
     play.send(Response::new("cds").resource("a", "2").resource("b", "1").resource("a", "3").nonce("2"));
     let nack = play.asked().await;
     assert!(nack.starts_with("cds n=2 E3 ") && nack.contains("stated twice: a"), "{nack}");
     assert_eq!(shown(&member.served(), "cds"), ["a=1"]);
     assert!(relay.last_error().contains("invalid cds response"), "{}", relay.last_error());
-    play.send(Response::new("cds").resource("b", "1").nonce("3"));
-    assert_eq!(play.asked().await, "cds n=3");
+    assert_eq!(play.say(Response::new("cds").resource("b", "1").nonce("3")).await, "cds n=3");
     serves(&member, "cds", &["a=1", "b=1"]).await;
 }
 
@@ -287,8 +283,7 @@ async fn an_invalid_response_is_refused_by_name_and_the_old_state_kept() {
 async fn streams_beyond_the_limit_of_a_connection_go_to_another() {
     let mut server = Server::start(Setup { max_streams: Some(2), ..Setup::default() }).await;
     let relay = Relay::start(&config(&[&server]), settings());
-    let members: Vec<_> = (0..5).map(|number| relay.join(&format!("n{number}"))).collect();
-    members.iter().for_each(|member| relay.want(member, "cds", true, &[]));
+    let _members: Vec<_> = (0..5).map(|number| relay.member(&format!("n{number}"))).collect();
     let mut plays = Vec::new();
     for _ in 0..5 {
         plays.push(server.stream().await);
@@ -301,27 +296,20 @@ async fn streams_beyond_the_limit_of_a_connection_go_to_another() {
 async fn a_better_address_takes_the_streams_back_without_a_gap() {
     let (mut first, mut second) = (Server::start(Setup::default()).await, Server::start(Setup::default()).await);
     let relay = Relay::start(&config(&[&first, &second]), settings());
-    let member = relay.join("n1");
-    relay.want(&member, "cds", true, &[]);
-    let mut play = first.stream().await;
-    play.asked().await;
-    play.send(Response::new("cds").resource("a", "1").nonce("1"));
-    play.asked().await;
+    let member = relay.member("n1");
+    let _play = told(&mut first).await;
     first.kill();
     let mut play = second.stream().await;
     assert_eq!(play.asked().await, "cds {a:1} node=n1");
-    play.send(Response::new("cds").resource("a", "2").nonce("1"));
-    play.asked().await;
+    play.say(Response::new("cds").resource("a", "2").nonce("1")).await;
     serves(&member, "cds", &["a=2"]).await;
     first.restart().await;
     let mut back = first.stream().await;
     assert_eq!(back.asked().await, "cds {a:2} node=n1");
     // The old stream still counts until the new one has answered.
-    play.send(Response::new("cds").resource("a", "3").nonce("2"));
-    play.asked().await;
+    play.say(Response::new("cds").resource("a", "3").nonce("2")).await;
     serves(&member, "cds", &["a=3"]).await;
-    back.send(Response::new("cds").resource("a", "4").nonce("1"));
-    back.asked().await;
+    back.say(Response::new("cds").resource("a", "4").nonce("1")).await;
     serves(&member, "cds", &["a=4"]).await;
     play.ended().await;
     let report = relay.upstream.report();
@@ -332,19 +320,15 @@ async fn a_better_address_takes_the_streams_back_without_a_gap() {
 async fn another_node_is_presented_before_the_old_stream_ends() {
     let mut server = Server::start(Setup::default()).await;
     let relay = Relay::start(&config(&[&server]), settings());
-    let member = relay.join_as("g", "before");
-    relay.want(&member, "cds", true, &[]);
+    let _member = relay.member_as("g", "before");
     let mut play = server.stream().await;
     assert_eq!(play.asked().await, "cds node=before");
-    play.send(Response::new("cds").resource("a", "1").nonce("1"));
-    play.asked().await;
-    let other = relay.join_as("g", "after");
-    relay.want(&other, "cds", true, &[]);
+    play.say(Response::new("cds").resource("a", "1").nonce("1")).await;
+    let other = relay.member_as("g", "after");
     let mut next = server.stream().await;
     assert_eq!(next.asked().await, "cds {a:1} node=after");
     assert!(!play.has_ended());
-    next.send(Response::new("cds").resource("a", "2").nonce("1"));
-    next.asked().await;
+    next.say(Response::new("cds").resource("a", "2").nonce("1")).await;
     play.ended().await;
     serves(&other, "cds", &["a=2"]).await;
 }
@@ -352,8 +336,7 @@ async fn another_node_is_presented_before_the_old_stream_ends() {
 /// A stream that presents `before`, with a=1, and a second one that presents
 /// `after` and was asked for clusters and listeners.
 async fn two_streams(server: &mut Server, relay: &Relay) -> (Member, Play, Play) {
-    let member = relay.join_as("g", "before");
-    relay.want(&member, "cds", true, &[]);
+    let member = relay.member_as("g", "before");
     relay.want(&member, "lds", true, &[]);
     let mut play = server.stream().await;
     assert_eq!((play.asked().await, play.asked().await), ("cds node=before".into(), "lds".into()));
@@ -372,13 +355,15 @@ async fn what_is_said_beside_a_second_stream_that_fails_is_not_lost() {
         let mut server = Server::start(Setup::default()).await;
         let relay = Relay::start(&config(&[&server]), settings());
         let (member, mut play, mut next) = two_streams(&mut server, &relay).await;
-        next.send(Response::new("cds").resource("a", "2").resource("c", "2").nonce("1"));
-        assert_eq!(next.asked().await, "cds n=1");
+        assert_eq!(next.say(Response::new("cds").resource("a", "2").resource("c", "2").nonce("1")).await, "cds n=1");
         serves(&member, "cds", &["a=2", "c=2"]).await;
         // Listeners are not answered: both streams stand.
         play.send(Response::new("cds").resource("b", "1").nonce("3"));
-        play.send(Response::new("lds").nonce("4"));
-        assert_eq!(play.asked().await, "lds n=4", "clusters are held back, and not acknowledged");
+        assert_eq!(
+            play.say(Response::new("lds").nonce("4")).await,
+            "lds n=4",
+            "clusters are held back, and not acknowledged"
+        );
         assert_eq!(shown(&member.served(), "cds"), ["a=2", "c=2"]);
         let node = if node_changes { "third" } else { "after" };
         if node_changes {
@@ -394,8 +379,7 @@ async fn what_is_said_beside_a_second_stream_that_fails_is_not_lost() {
         assert_eq!(third.asked().await, format!("cds {{a:2,b:1,c:2}} node={node}"));
         third.asked().await;
         third.send(Response::new("cds").resource("a", "1").removed("c").nonce("1"));
-        third.send(Response::new("lds").nonce("2"));
-        third.asked().await;
+        third.say(Response::new("lds").nonce("2")).await;
         serves(&member, "cds", &["a=1", "b=1"]).await;
         play.ended().await;
     }
@@ -407,8 +391,7 @@ async fn what_the_old_stream_changed_before_the_new_one_answered_is_asked_again(
     let waits = Waits { patience: 200 * MS, ..settings().waits };
     let relay = Relay::start(&config(&[&server]), Settings { waits, ..settings() });
     let (member, mut play, mut next) = two_streams(&mut server, &relay).await;
-    play.send(Response::new("cds").resource("a", "2").resource("b", "2").nonce("3"));
-    assert_eq!(play.asked().await, "cds n=3");
+    assert_eq!(play.say(Response::new("cds").resource("a", "2").resource("b", "2").nonce("3")).await, "cds n=3");
     serves(&member, "cds", &["a=2", "b=2"]).await;
     // By the version it was told, a is current for this node: it says nothing.
     next.send(Response::new("cds").resource("b", "3").nonce("1"));
@@ -426,29 +409,19 @@ async fn what_the_old_stream_changed_before_the_new_one_answered_is_asked_again(
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_goaway_moves_the_stream_before_it_breaks() {
-    let mut server = Server::start(Setup { max_age: Some(300 * MS), ..Setup::default() }).await;
-    let relay = Relay::start(&config(&[&server]), settings());
-    let member = relay.join("n1");
-    relay.want(&member, "cds", true, &[]);
-    let mut play = server.stream().await;
-    play.asked().await;
-    play.send(Response::new("cds").resource("a", "1").nonce("1"));
-    play.asked().await;
+    let (mut server, _relay, member) = scene_of(Setup { max_age: Some(300 * MS), ..Setup::default() }, |_, _| ()).await;
+    let mut play = told(&mut server).await;
     let mut next = server.stream().await;
     assert_eq!(next.asked().await, "cds {a:1} node=n1");
     assert!(!play.has_ended());
-    next.send(Response::new("cds").nonce("1"));
-    next.asked().await;
+    next.say(Response::new("cds").nonce("1")).await;
     play.ended().await;
     assert_eq!(shown(&member.served(), "cds"), ["a=1"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_refusal_is_not_asked_for_again_soon() {
-    let mut server = Server::start(Setup::default()).await;
-    let relay = Relay::start(&config(&[&server]), settings());
-    let member = relay.join("n1");
-    relay.want(&member, "cds", true, &[]);
+    let (mut server, relay, _member) = scene().await;
     let mut play = server.stream().await;
     play.asked().await;
     play.fail(tonic::Status::permission_denied("not you"));
@@ -464,11 +437,10 @@ async fn a_refusal_is_not_asked_for_again_soon() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn streams_that_end_without_a_response_come_less_and_less_often() {
-    let mut server = Server::start(Setup::default()).await;
-    let waits = Waits { least: 100 * MS, most: Duration::from_secs(30), ..settings().waits };
-    let relay = Relay::start(&config(&[&server]), Settings { waits, ..settings() });
-    let member = relay.join("n1");
-    relay.want(&member, "cds", true, &[]);
+    let slow = |_: &mut Config, settings: &mut Settings| {
+        (settings.waits.least, settings.waits.most) = (100 * MS, Duration::from_secs(30));
+    };
+    let (mut server, relay, _member) = scene_of(Setup::default(), slow).await;
     let end = std::time::Instant::now() + Duration::from_secs(2);
     let mut opened = 0;
     while std::time::Instant::now() < end {
@@ -492,8 +464,7 @@ async fn that_no_second_connection_can_be_had_does_not_delay_the_first() {
     let config = Config { endpoints: vec![endpoint], connections: 2, ..config(&[]) };
     let clock = Clock::manual();
     let relay = Relay::start_by(clock.clone(), &config, Settings { waits, ..settings() });
-    let member = relay.join("n1");
-    relay.want(&member, "cds", true, &[]);
+    let _member = relay.member("n1");
     let mut first = server.stream().await;
     eventually("extra connections are tried", || {
         clock.advance(Duration::from_secs(1));
@@ -516,11 +487,7 @@ async fn that_no_second_connection_can_be_had_does_not_delay_the_first() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stream_that_never_says_anything_is_replaced() {
-    let mut server = Server::start(Setup::default()).await;
-    let waits = Waits { mute: 200 * MS, ..settings().waits };
-    let relay = Relay::start(&config(&[&server]), Settings { waits, ..settings() });
-    let member = relay.join("n1");
-    relay.want(&member, "cds", true, &[]);
+    let (mut server, _relay, member) = scene_of(Setup::default(), |_, settings| settings.waits.mute = 200 * MS).await;
     let mut mute = server.stream().await;
     let mut play = server.stream().await;
     mute.ended().await;
@@ -534,14 +501,8 @@ async fn a_stream_that_never_says_anything_is_replaced() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn too_large_a_response_names_the_limit_and_makes_no_loop() {
-    let mut server = Server::start(Setup::default()).await;
-    let relay = Relay::start(&Config { message_bytes: 1000, ..config(&[&server]) }, settings());
-    let member = relay.join("n1");
-    relay.want(&member, "cds", true, &[]);
-    let mut play = server.stream().await;
-    play.asked().await;
-    play.send(Response::new("cds").resource("a", "1").nonce("1"));
-    play.asked().await;
+    let (mut server, relay, member) = scene_of(Setup::default(), |config, _| config.message_bytes = 1000).await;
+    let mut play = told(&mut server).await;
     play.send(Response::new("cds").resource("a", &"x".repeat(2000)).nonce("2"));
     play.ended().await;
     eventually("the limit is named", || {
@@ -564,7 +525,7 @@ async fn very_many_names_are_asked_for_as_a_server_takes_them() {
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     let mut server = Server::start(Setup::default()).await;
     let relay = Relay::start(&config(&[&server]), settings());
-    let member = relay.join("n1");
+    let member = relay.join_as("n1", "n1");
     relay.want(&member, "eds", false, &names);
     let mut play = server.stream().await;
     let (mut asked, mut requests) = (0, 0);
@@ -574,14 +535,13 @@ async fn very_many_names_are_asked_for_as_a_server_takes_them() {
         requests += 1;
     }
     assert_eq!((asked, requests), (30_000, 5));
-    play.send(Response::new("eds").resource(names[29_999], "1").nonce("1"));
-    assert_eq!(play.asked().await, "eds n=1");
+    assert_eq!(play.say(Response::new("eds").resource(names[29_999], "1").nonce("1")).await, "eds n=1");
     serves(&member, "eds", &[&format!("{}=1", names[29_999])]).await;
 
     // SotW knows no parts.
     let mut server = Server::start(Setup { delta: false, ..Setup::default() }).await;
     let relay = Relay::start(&config(&[&server]), settings());
-    let member = relay.join("n1");
+    let member = relay.join_as("n1", "n1");
     relay.want(&member, "eds", false, &names);
     server.stream().await;
     eventually("the size is named", || {
@@ -600,8 +560,7 @@ async fn an_address_without_grpc_is_named_as_such() {
         if seen.contains("does not speak HTTP/2") { Ok(()) } else { Err(seen) }
     })
     .await;
-    let member = relay.join("n1");
-    relay.want(&member, "cds", true, &[]);
+    let member = relay.member("n1");
     eventually("the group is told why", || match &member.served().upstream {
         Reach::Silent { reason, .. } if reason.contains("HTTP/2") => Ok(()),
         other => Err(format!("{other:?}")),
@@ -609,8 +568,7 @@ async fn an_address_without_grpc_is_named_as_such() {
     .await;
     let other = Server::start(Setup { ads: false, ..Setup::default() }).await;
     let relay = Relay::start(&config(&[&other]), settings());
-    let member = relay.join("n1");
-    relay.want(&member, "cds", true, &[]);
+    let _member = relay.member("n1");
     eventually("the method is missing", || {
         let seen = relay.last_error();
         if seen.contains("UNIMPLEMENTED") { Ok(()) } else { Err(seen) }
@@ -623,13 +581,11 @@ async fn mutual_tls_and_a_token_that_rotates() {
     let dir = tempfile::tempdir().unwrap();
     let token = dir.path().join("token");
     std::fs::write(&token, "one").unwrap();
-    let mut server = Server::start(Setup { tls: Some(dir.path().to_owned()), ..Setup::default() }).await;
-    let tls = client_tls(dir.path());
-    let metadata = vec![("clusterid".into(), "c1".into())];
-    let config = Config { tls: Some(tls), token_file: Some(token.clone()), metadata, ..config(&[&server]) };
-    let relay = Relay::start(&config, settings());
-    let member = relay.join("n1");
-    relay.want(&member, "cds", true, &[]);
+    let (mut server, relay, _member) = scene_of(over_tls(dir.path()), |config, _| {
+        (config.tls, config.token_file) = (Some(client_tls(dir.path())), Some(token.clone()));
+        config.metadata = vec![("clusterid".into(), "c1".into())];
+    })
+    .await;
     let mut play = server.stream().await;
     assert_eq!((play.header("authorization"), play.header("clusterid")), ("Bearer one".into(), "c1".into()));
     play.asked().await;
@@ -637,6 +593,10 @@ async fn mutual_tls_and_a_token_that_rotates() {
     play.end();
     assert_eq!(server.stream().await.header("authorization"), "Bearer two");
     assert_eq!(relay.upstream.report()[0].tls_problem, None);
+}
+
+fn over_tls(dir: &Path) -> Setup {
+    Setup { tls: Some(dir.to_owned()), ..Setup::default() }
 }
 
 fn client_tls(dir: &Path) -> ClientTls {
@@ -651,27 +611,23 @@ fn client_tls(dir: &Path) -> ClientTls {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_new_certificate_of_ours_moves_the_streams_to_a_new_connection() {
     let dir = tempfile::tempdir().unwrap();
-    let mut server = Server::start(Setup { tls: Some(dir.path().to_owned()), ..Setup::default() }).await;
-    let keeping = Keeping { look: 10 * MS, renew: 20 * MS, ..settings().keeping };
-    let config = Config { tls: Some(client_tls(dir.path())), ..config(&[&server]) };
-    let relay = Relay::start(&config, Settings { keeping, ..settings() });
-    let member = relay.join("n1");
-    relay.want(&member, "cds", true, &[]);
+    let (mut server, relay, member) = scene_of(over_tls(dir.path()), |config, settings| {
+        config.tls = Some(client_tls(dir.path()));
+        (settings.keeping.look, settings.keeping.renew) = (10 * MS, 20 * MS);
+    })
+    .await;
     let mut play = server.stream().await;
     assert_eq!(play.peer, "client.test");
     play.asked().await;
-    play.send(Response::new("cds").resource("a", "1").nonce("1"));
-    play.asked().await;
+    play.say(Response::new("cds").resource("a", "1").nonce("1")).await;
     server.rotate("rotated.test");
     let mut next = server.stream().await;
     assert_eq!(next.peer, "rotated.test");
     assert_eq!(next.asked().await, "cds {a:1} node=n1");
     // The old one counts until the new one has answered.
-    play.send(Response::new("cds").resource("a", "2").nonce("2"));
-    play.asked().await;
+    play.say(Response::new("cds").resource("a", "2").nonce("2")).await;
     serves(&member, "cds", &["a=2"]).await;
-    next.send(Response::new("cds").resource("a", "2").nonce("1"));
-    next.asked().await;
+    next.say(Response::new("cds").resource("a", "2").nonce("1")).await;
     play.ended().await;
     eventually("one connection is left, and it stays", || {
         let report = &relay.upstream.report()[0];
@@ -687,15 +643,9 @@ async fn a_new_certificate_of_ours_moves_the_streams_to_a_new_connection() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn another_authority_is_trusted_once_its_files_are_there() {
     let dir = tempfile::tempdir().unwrap();
-    let mut server = Server::start(Setup { tls: Some(dir.path().to_owned()), ..Setup::default() }).await;
-    let config = Config { tls: Some(client_tls(dir.path())), ..config(&[&server]) };
-    let relay = Relay::start(&config, settings());
-    let member = relay.join("n1");
-    relay.want(&member, "cds", true, &[]);
-    let mut play = server.stream().await;
-    play.asked().await;
-    play.send(Response::new("cds").resource("a", "1").nonce("1"));
-    play.asked().await;
+    let tls = client_tls(dir.path());
+    let (mut server, relay, _member) = scene_of(over_tls(dir.path()), |config, _| config.tls = Some(tls)).await;
+    let _play = told(&mut server).await;
     server.kill();
     server.reissue();
     server.restart().await;
@@ -709,8 +659,7 @@ async fn compression_that_fails_is_offered_no_more() {
         let server = Garbled::start(spoils, Response::new("cds").resource("a", "1").nonce("1")).await;
         let endpoint = Endpoint { host: "127.0.0.1".into(), port: server.port, priority: 0 };
         let relay = Relay::start(&Config { endpoints: vec![endpoint], ..config(&[]) }, settings());
-        let member = relay.join("n1");
-        relay.want(&member, "cds", true, &[]);
+        let member = relay.member("n1");
         serves(&member, "cds", &["a=1"]).await;
         assert_eq!(server.spoiled(), 1, "{spoils:?}");
         assert!(!relay.upstream.report()[0].compression);
@@ -720,25 +669,18 @@ async fn compression_that_fails_is_offered_no_more() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn compressed_responses_are_read() {
-    let mut server = Server::start(Setup { gzip: true, ..Setup::default() }).await;
-    let relay = Relay::start(&config(&[&server]), settings());
-    let member = relay.join("n1");
-    relay.want(&member, "cds", true, &[]);
+    let (mut server, relay, member) = scene_of(Setup { gzip: true, ..Setup::default() }, |_, _| ()).await;
     let mut play = server.stream().await;
     play.asked().await;
     let long = "x".repeat(1_000_000);
-    play.send(Response::new("cds").resource("a", &long).nonce("1"));
-    play.asked().await;
+    play.say(Response::new("cds").resource("a", &long).nonce("1")).await;
     serves(&member, "cds", &[&format!("a={long}")]).await;
     assert!(relay.upstream.report()[0].bytes_received < 100_000);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_forced_variant_is_kept_to() {
-    let mut server = Server::start(Setup::default()).await;
-    let relay = Relay::start(&Config { speak: Speak::Sotw, ..config(&[&server]) }, settings());
-    let member = relay.join("n1");
-    relay.want(&member, "cds", true, &[]);
+    let (mut server, _relay, _member) = scene_of(Setup::default(), |config, _| config.speak = Speak::Sotw).await;
     assert_eq!(server.stream().await.variant, Variant::Sotw);
 }
 
@@ -747,11 +689,9 @@ async fn a_forced_variant_is_kept_to() {
 async fn one_silent_stream_holds_nobody_up() {
     let mut server = Server::start(Setup::default()).await;
     let relay = Relay::start(&config(&[&server]), settings());
-    let silent = relay.join("silent");
-    relay.want(&silent, "cds", true, &[]);
+    let _silent = relay.member("silent");
     let held: Play = server.stream().await;
-    let member = relay.join("n1");
-    relay.want(&member, "cds", true, &[]);
+    let member = relay.member("n1");
     let mut play = server.stream().await;
     play.asked().await;
     play.send(Response::new("cds").resource("a", "1").nonce("1"));

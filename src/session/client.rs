@@ -27,7 +27,8 @@
 //! every request has the whole list; nothing can be done about its size.
 //!
 //! A session lives as long as its stream; the next stream has a new one, which
-//! states the held versions in delta (C-134). In SotW it states no version on
+//! states the held versions in delta (C-134), whose server is believed not to use
+//! one twice for different content. In SotW it states no version on
 //! a new stream: a server may take that as leave to stay silent, and held
 //! content would stay unconfirmed.
 

@@ -198,6 +198,12 @@ impl Play {
         self.answers.as_ref().unwrap().send(Ok(response)).expect("the stream stands");
     }
 
+    /// Sends it, and waits for the next request: its ACK, as a rule.
+    pub async fn say(&mut self, response: Response) -> String {
+        self.send(response);
+        self.asked().await
+    }
+
     /// Ends it with OK.
     pub fn end(&mut self) {
         self.answers = None;
