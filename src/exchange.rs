@@ -33,7 +33,7 @@ mod tests;
 mod waiting;
 
 pub use self::core::{Applied, GroupState, MemberId};
-pub use self::report::{GroupReport, Holds, NameReport, StreamReport, Subscription, TypeReport};
+pub use self::report::{Awaited, GroupReport, Holds, NameReport, StreamReport, Subscription, TypeReport};
 
 use self::extensions::Extensions;
 use self::metrics::{Gauges, Metrics};

@@ -1,11 +1,22 @@
 //! Reports of sessions and of the exchange, as [`report`](super::report) shows them.
 
-use super::report::{ClientType, Group, GroupType, Nack, Resource, Stream, Sync, Wait, WaitFor};
+use super::report::{Client, ClientType, Group, GroupType, Nack, Resource, Stream, Sync, Wait, WaitFor};
 use crate::content::Reach;
 use crate::exchange::{self, Holds, Subscription};
 use crate::group::GroupKey;
 use crate::session::server::{NameReport, State, TypeReport, Waiting};
 use crate::xds::{Moment, Name};
+
+/// A type that is behind for no reason of its own waits for bytes that the
+/// client does not take.
+pub fn add_unsent(client: &mut Client) {
+    for each in client.types.iter_mut().filter(|_| client.unsent_bytes > 0) {
+        if matches!(each.sync, Sync::Stale | Sync::NotSent) && each.waits.is_empty() {
+            let detail = format!("{} bytes wait to be taken by the client", client.unsent_bytes);
+            each.waits.push(Wait { what: WaitFor::Bytes, seconds: each.age_seconds, detail });
+        }
+    }
+}
 
 /// One type on a stream that was opened at `opened`.
 pub fn client_type(now: Moment, opened: Moment, report: &TypeReport) -> ClientType {
@@ -43,6 +54,12 @@ pub fn client_type(now: Moment, opened: Moment, report: &TypeReport) -> ClientTy
 fn wait(now: Moment, (waiting, since): &(Waiting, Moment)) -> Wait {
     let (what, detail) = match waiting {
         Waiting::Turn => (WaitFor::Turn, "the client has not answered the last response".into()),
+        Waiting::Answer => (
+            WaitFor::Turn,
+            "the client has not answered the last response for longer than a turn; what is newer is sent all the same"
+                .into(),
+        ),
+        Waiting::Order => (WaitFor::Order, "clusters come first, and the client has not answered for those".into()),
         Waiting::Settle => (WaitFor::Settle, "a removal waits until its references are gone".into()),
         Waiting::Upstream(reason) => (WaitFor::Upstream, reason.clone().unwrap_or_default()),
         Waiting::Credentials => {
@@ -99,19 +116,20 @@ pub fn resource(now: Moment, name: &Name, sent: Option<&NameReport>, held: Optio
     let subscribed = sent.is_some_and(|sent| sent.subscribed);
     let nothing = held.is_none_or(|held| held.holds == Holds::Nothing);
     if let Some(held) = held {
-        for (until, detail) in [
+        for (awaited, detail) in [
             (held.awaited, "it is wanted again; the upstream is asked first"),
             (held.restating, "its cluster changed; the upstream's own answer comes first"),
         ] {
-            if let Some(until) = until {
-                let detail = format!("{detail}, for {:.1}s at most", until.since(now).as_secs_f64());
-                waits.push(Wait { what: WaitFor::Upstream, seconds: Default::default(), detail });
+            if let Some(exchange::Awaited { since, until }) = awaited {
+                let detail = format!("{detail}, for {:.1}s more at most", until.since(now).as_secs_f64());
+                waits.push(Wait { what: WaitFor::Upstream, seconds: now.since(since).into(), detail });
             }
         }
     }
-    if subscribed && nothing && !waits.iter().any(|wait| wait.what == WaitFor::Upstream) {
+    let asked = sent.filter(|sent| sent.subscribed).map(|sent| sent.asked);
+    if let Some(asked) = asked.filter(|_| nothing && !waits.iter().any(|wait| wait.what == WaitFor::Upstream)) {
         let detail = "the upstream has neither sent it nor said that it does not exist".into();
-        waits.push(Wait { what: WaitFor::Absence, seconds: Default::default(), detail });
+        waits.push(Wait { what: WaitFor::Absence, seconds: now.since(asked).into(), detail });
     }
     let error = |held: &exchange::NameReport| match &held.holds {
         Holds::Error(status) => Some(status.message.clone()),
@@ -182,11 +200,46 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_nobody_answered_waits_for_absence() {
-        let sent = NameReport { subscribed: true, held: None, served: None, waiting: None };
-        let shown = resource(at(1), &"c1".into(), Some(&sent), None);
-        assert_eq!(shown.waits.iter().map(|wait| wait.what).collect::<Vec<_>>(), [WaitFor::Absence]);
+    fn a_name_that_nobody_answered_waits_for_absence_since_it_was_asked_for() {
+        let sent = NameReport { subscribed: true, held: None, served: None, waiting: None, asked: at(3) };
+        let shown = resource(at(10), &"c1".into(), Some(&sent), None);
+        let waits: Vec<_> = shown.waits.iter().map(|wait| (wait.what, wait.seconds.0)).collect();
+        assert_eq!(waits, [(WaitFor::Absence, 7.0)]);
         let shown = resource(at(1), &"c1".into(), None, None);
         assert_eq!((shown.subscribed.as_str(), shown.waits.len()), ("no", 0));
+    }
+
+    #[test]
+    fn what_the_group_awaits_has_its_time() {
+        let held = exchange::NameReport {
+            name: "c1".into(),
+            holds: Holds::Resource { bytes: 7 },
+            version: None,
+            upstream_version: None,
+            subscription: Subscription::Named,
+            members: 1,
+            clusters: 0,
+            awaited: Some(exchange::Awaited { since: at(10), until: at(11) }),
+            restating: Some(exchange::Awaited { since: at(9), until: at(12) }),
+            expires: None,
+            error: None,
+        };
+        let now = Moment::START + Duration::from_millis(10_500);
+        let shown = resource(now, &"c1".into(), None, Some(&held));
+        let waits: Vec<_> = shown.waits.iter().map(|wait| wait.seconds.0).collect();
+        assert_eq!(waits, [0.5, 1.5]);
+        assert!(shown.waits[0].detail.ends_with("for 0.5s more at most"), "{}", shown.waits[0].detail);
+    }
+
+    #[test]
+    fn who_is_behind_for_no_other_reason_takes_no_bytes() {
+        let behind = client_type(at(20), at(5), &report(State::Stale));
+        let turn = TypeReport { waiting: Some((Waiting::Turn, at(13))), ..report(State::Stale) };
+        let types = vec![behind, client_type(at(20), at(5), &turn), client_type(at(20), at(5), &report(State::Synced))];
+        let mut client = Client { unsent_bytes: 100, types, ..Client::default() };
+        add_unsent(&mut client);
+        let waits: Vec<Vec<_>> =
+            client.types.iter().map(|each| each.waits.iter().map(|wait| wait.what).collect()).collect();
+        assert_eq!(waits, [vec![WaitFor::Bytes], vec![WaitFor::Turn], vec![]]);
     }
 }

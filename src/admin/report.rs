@@ -139,6 +139,10 @@ pub struct Wait {
 pub enum WaitFor {
     /// The client's answer to the response before.
     Turn,
+    /// The client's answer for clusters, which come first.
+    Order,
+    /// The client, to take what was written.
+    Bytes,
     /// The settle window, before something is removed.
     Settle,
     /// The control plane's answer.
@@ -153,6 +157,8 @@ impl WaitFor {
     pub fn label(self) -> &'static str {
         match self {
             Self::Turn => "turn",
+            Self::Order => "order",
+            Self::Bytes => "bytes",
             Self::Settle => "settle",
             Self::Upstream => "upstream",
             Self::Absence => "absence",

@@ -71,7 +71,7 @@ fn explanation(now: Moment, stream: &clients::Client, exchange: &Arc<Exchange>, 
 fn client(now: Moment, stream: &clients::Client) -> Client {
     let known = stream.known();
     let known = known.as_ref();
-    Client {
+    let mut client = Client {
         stream: stream.stream,
         node: known.map_or(String::new(), |known| known.node.to_string()),
         peer: stream.peer.to_string(),
@@ -85,7 +85,9 @@ fn client(now: Moment, stream: &clients::Client) -> Client {
         connected_seconds: now.since(stream.opened).into(),
         unsent_bytes: stream.waiting_bytes(),
         types: stream.types(now).iter().map(|of| convert::client_type(now, stream.opened, of)).collect(),
-    }
+    };
+    convert::add_unsent(&mut client);
+    client
 }
 
 fn group(now: Moment, handle: &GroupHandle) -> Group {

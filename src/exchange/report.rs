@@ -68,12 +68,28 @@ pub struct NameReport {
     pub members: usize,
     /// Clusters held that refer to it.
     pub clusters: u32,
-    /// Held, but not served before the upstream confirmed it or this moment came.
-    pub awaited: Option<Moment>,
-    /// Its follow-up waits for the upstream's own answer until then.
-    pub restating: Option<Moment>,
+    /// Held, but not served before the upstream confirmed it or the time is over.
+    pub awaited: Option<Awaited>,
+    /// Its follow-up waits for the upstream's own answer.
+    pub restating: Option<Awaited>,
     pub expires: Option<Moment>,
     pub error: Option<Status>,
+}
+
+/// What the upstream's word is awaited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Awaited {
+    pub since: Moment,
+    /// At the latest.
+    pub until: Moment,
+}
+
+impl Awaited {
+    /// The whole wait takes `span`, and the round trip where one is added: that
+    /// much it may be older.
+    fn of(until: Moment, span: Duration) -> Self {
+        Self { since: Moment::from_start(until.since_start().saturating_sub(span)), until }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -179,8 +195,8 @@ impl GroupState {
             subscription,
             members: kind.interest.wanting(name),
             clusters: if type_url.kind() == Kind::Endpoint { self.references.count(name) } else { 0 },
-            awaited: kind.awaited.until(name),
-            restating: kind.restating.until(name),
+            awaited: kind.awaited.until(name).map(|until| Awaited::of(until, self.timing().reconfirm)),
+            restating: kind.restating.until(name).map(|until| Awaited::of(until, self.timing().follow_up)),
             expires: kind.expiry.of(canonical),
             error: kind
                 .errors

@@ -2,7 +2,7 @@
 
 use super::{ServerSession, TypeState};
 use crate::content::{Reach, Served, ServedType};
-use crate::xds::{Moment, Status, TypeUrl};
+use crate::xds::{Kind, Moment, Status, TypeUrl};
 
 /// Where one (stream, type) stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +23,10 @@ pub enum State {
 pub enum Waiting {
     /// The answer to the response before.
     Turn,
+    /// The same, for longer than a turn: what is newer goes out without it (C-049).
+    Answer,
+    /// The answer for clusters, which come before what refers to them (C-106).
+    Order,
     /// The settle window, which withholds removals.
     Settle,
     /// The upstream's word, with the reason where it cannot answer.
@@ -54,6 +58,8 @@ pub struct NameReport {
     /// Version that is served.
     pub served: Option<String>,
     pub waiting: Option<(Waiting, Moment)>,
+    /// When the stream last asked for names of the type.
+    pub asked: Moment,
 }
 
 impl ServerSession {
@@ -73,6 +79,7 @@ impl ServerSession {
             held: state.held.entry(name).map(|entry| entry.id().version()),
             served: served.filter(|entry| entry.is_present()).map(|entry| entry.id().version()),
             waiting: self.waiting(now, type_url, state, self.served.as_deref()),
+            asked: state.asked,
         })
     }
 
@@ -122,7 +129,13 @@ impl ServerSession {
             };
             return Some((Waiting::Upstream(reason), state.asked));
         }
-        None
+        if let Some(since) = state.turns.unanswered_since() {
+            return Some((Waiting::Answer, since));
+        }
+        let unseen = state.dirty && !state.subscription.is_empty();
+        let clusters = self.types.iter().find(|(of, _)| of.kind() == Kind::Cluster && *of != type_url);
+        let open = clusters.filter(|(_, of)| unseen && of.turns.is_open(now, self.settings.timing.turn));
+        open.and_then(|(_, of)| Some((Waiting::Order, of.turns.unanswered_since()?)))
     }
 }
 
@@ -159,6 +172,7 @@ mod tests {
     use crate::xds::{Ask, Name, Variant};
     use bytes::Bytes;
     use std::sync::Arc;
+    use std::time::Duration;
 
     const VHDS: &str = "type.googleapis.com/envoy.config.route.v3.VirtualHost";
     const EDS: &str = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment";
@@ -227,5 +241,18 @@ mod tests {
         let mut named = session(Variant::Delta, EDS, &["a"], &store);
         assert_eq!(look(&mut named, &Arc::default(), &store), (0, State::NotSent));
         assert!(named.report(Moment::START)[0].waiting.is_some());
+    }
+
+    #[test]
+    fn a_turn_that_expired_still_waits_for_its_answer() {
+        let store = Store::new();
+        let mut session = session(Variant::Delta, EDS, &["a"], &store);
+        look(&mut session, &served(EDS, &[], &store), &store);
+        look(&mut session, &served(EDS, &[("a", false)], &store), &store);
+        session.written(Moment::START);
+        for (seconds, want) in [(1, Waiting::Turn), (6, Waiting::Answer)] {
+            let report = session.report(Moment::from_start(Duration::from_secs(seconds)));
+            assert_eq!((report[0].state, &report[0].waiting), (State::Stale, &Some((want, Moment::START))));
+        }
     }
 }
