@@ -66,6 +66,10 @@ pub struct Downstream {
     pub listen: Vec<Listen>,
     /// `None`: plaintext.
     pub tls: Option<ServerTls>,
+    /// Of all clients together.
+    pub connections: usize,
+    /// Messages that are half here, of all clients together.
+    pub pending_bytes: usize,
     pub limits: PeerLimits,
     /// Streams end, spread over this time, after a request to stop.
     pub drain: Duration,

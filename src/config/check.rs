@@ -111,6 +111,8 @@ impl Check {
         Downstream {
             listen,
             tls: self.server_tls(flags),
+            connections: self.count("--max-connections", &flags.max_connections, 1, 1_000_000),
+            pending_bytes: self.bytes("--max-pending-bytes", &flags.max_pending_bytes),
             limits: self.limits(flags),
             drain: self.take("--drain", &flags.drain, units::span(&flags.drain)).unwrap_or_default(),
         }

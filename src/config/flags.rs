@@ -79,6 +79,12 @@ pub struct Flags {
     #[arg(long, env = "OUTPOST_SECRETS", value_name = "MODE", default_value = "identity", help_heading = GROUPS)]
     pub secrets: String,
 
+    /// Connections of all clients; one more is closed at once
+    #[arg(long, env = "OUTPOST_MAX_CONNECTIONS", value_name = "N", default_value = "20000", help_heading = LIMITS)]
+    pub max_connections: String,
+    /// Messages of all clients that are half here, together; never less than one may have
+    #[arg(long, env = "OUTPOST_MAX_PENDING_BYTES", value_name = "SIZE", default_value = "512MiB", help_heading = LIMITS)]
+    pub max_pending_bytes: String,
     /// Streams of one connection
     #[arg(long, env = "OUTPOST_MAX_STREAMS", value_name = "N", default_value = "1000", help_heading = LIMITS)]
     pub max_streams: String,
@@ -127,6 +133,6 @@ pub struct Flags {
 
 const UPSTREAM: &str = "Upstream: the managed control plane";
 const GROUPS: &str = "Groups";
-const LIMITS: &str = "Limits on what one client may do";
+const LIMITS: &str = "Limits on what clients may do";
 const PROTOCOL: &str = "Protocol";
 const OPERATION: &str = "Operation";

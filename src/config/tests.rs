@@ -17,6 +17,7 @@ fn defaults() {
     let config = check(&["--upstream", "istiod:15010"]).unwrap();
     assert_eq!(config.downstream.listen, [Listen::Tcp(([127, 0, 0, 1], 18000).into())]);
     assert_eq!(config.downstream.tls, None);
+    assert_eq!((config.downstream.connections, config.downstream.pending_bytes), (20_000, 512 << 20));
     assert_eq!(config.downstream.limits.streams_per_connection, 1000);
     assert_eq!(config.downstream.limits.message_bytes, 32 << 20);
     assert_eq!(config.downstream.limits.ask.names, Limits::default().names);
@@ -74,6 +75,8 @@ fn every_problem_is_named_at_once() {
         "--group={id}",
         "--secrets=all",
         "--max-names=-1",
+        "--max-connections=0",
+        "--max-pending-bytes=lots",
         "--max-message-bytes=12XB",
         "--no-legacy-wildcard=cds",
         "--admin=19901",
@@ -94,6 +97,8 @@ fn every_problem_is_named_at_once() {
         "--group \"{id}\" {id} would give each node a group of its own; say perNode",
         "--secrets \"all\" is none of identity, trustNetwork",
         "--max-names \"-1\" is no number between 1 and",
+        "--max-connections \"0\" is no number between 1 and",
+        "--max-pending-bytes \"lots\" is no size",
         "--max-message-bytes \"12XB\" is no size",
         "--no-legacy-wildcard \"cds\" is neither type=TYPE nor agent=PREFIX",
         "--admin \"19901\" is no IP:PORT",

@@ -17,7 +17,7 @@ pub struct Settings {
     pub session: Arc<SessionSettings>,
     /// Of one request.
     pub message_limit: Limit,
-    /// Bytes that all requests that are half here may hold.
+    /// Bytes that all requests that are half here may hold; never less than one may.
     pub half_requests: usize,
     /// A stream whose first request takes longer is ended, and one whose
     /// request stands still half-way this long.
@@ -28,9 +28,6 @@ pub struct Settings {
 
 /// The id under which clients without a node are served, where they may be (C-006).
 const NODELESS: &str = "nodeless";
-
-/// By default, and never less than one request may have.
-const HALF_REQUESTS: usize = 512 << 20;
 
 impl Settings {
     /// Reads the certificates that `config` names.
@@ -43,6 +40,7 @@ impl Settings {
         });
         let transport = server::Settings {
             tls: downstream.tls.as_ref().map(tls).transpose()?.map(Arc::new),
+            max_connections: downstream.connections,
             max_streams: limits.streams_per_connection,
             ..server::Settings::default()
         };
@@ -51,7 +49,7 @@ impl Settings {
             transport,
             session: Arc::new(session(config, timing)),
             message_limit: Limit { bytes: limits.message_bytes, remedy: "raise --max-message-bytes" },
-            half_requests: HALF_REQUESTS.max(limits.message_bytes),
+            half_requests: downstream.pending_bytes.max(limits.message_bytes),
             request_timeout: Duration::from_secs(30),
             identifier: config.identifier.as_str().into(),
         })

@@ -41,7 +41,9 @@ pub enum FrameError {
     Flag(u8),
     #[error("a compressed message is not gzip: {0}")]
     Gzip(std::io::Error),
-    #[error("no memory is left for a message of {size} bytes while so many others are on their way; try again")]
+    #[error(
+        "no memory is left for a message of {size} bytes while so many others are on their way; try again, or raise --max-pending-bytes"
+    )]
     Busy { size: usize },
     #[error("the stream ended within a message")]
     Cut,

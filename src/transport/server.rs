@@ -24,6 +24,7 @@ use super::identity::IdentityError;
 use super::io::Traffic;
 use super::tls::ServerTls;
 use crate::clock::Clock;
+use crate::quiet::Quiet;
 use crate::xds::Moment;
 use bind::{Incoming, Listener};
 use futures_util::FutureExt;
@@ -143,6 +144,8 @@ struct Shared<H> {
     connections: Semaphore,
     drain: watch::Receiver<Option<Ending>>,
     open: watch::Sender<usize>,
+    /// How often connections were beyond the limit.
+    full: Quiet<()>,
 }
 
 /// A server that accepts. Dropping it stops accepting and ends every connection
@@ -171,6 +174,7 @@ impl Bound {
             settings,
             drain: draining,
             open,
+            full: Quiet::new(1, 1),
         });
         for listener in self.listeners {
             tokio::spawn(watched(accept(listener, shared.clone()), broke.clone()));
@@ -245,10 +249,18 @@ fn admit<H: Handler>(incoming: Incoming, shared: &Arc<Shared<H>>) {
     tokio::spawn(async move {
         let _opened = opened;
         let Ok(_place) = shared.connections.try_acquire() else {
-            return shared.metrics.accepted(Accepted::Full);
+            return turn_away(&incoming, &shared);
         };
         connection::run(incoming, &shared).await;
     });
+}
+
+fn turn_away<H>(incoming: &Incoming, shared: &Shared<H>) {
+    shared.metrics.accepted(Accepted::Full);
+    if let Some(others) = shared.full.due(shared.clock.now(), &()) {
+        let most = shared.settings.max_connections;
+        tracing::warn!(peer = %incoming.peer, most, others, "a connection is closed: all that may stand do; raise --max-connections");
+    }
 }
 
 /// Errors that say nothing about the next connection.
