@@ -3,7 +3,7 @@
 //! | verb, path | effect |
 //! |---|---|
 //! | `GET /livez` | 200 while the process answers |
-//! | `GET /readyz` | 200 or 503 (see [`ready`]); `?verbose` says why |
+//! | `GET /readyz` | 200 or 503 (see [`ready`]); `?verbose` says why, and how the certificate stands |
 //! | `GET /metrics` | what `app` registered, in the text form of OpenMetrics |
 //! | `GET /clients` | streams of sidecars, as JSON; `?node=` for those of one node |
 //! | `GET /groups` | what is held and wanted, as JSON |
@@ -28,7 +28,7 @@ use axum::response::{IntoResponse, Json, Response};
 use axum::routing::get;
 use futures_util::future::BoxFuture;
 use prometheus_client::registry::Registry;
-use ready::Facts;
+use ready::{Certificate, Facts};
 use report::{Client, Explanation, Group, List, Upstream};
 use serde::Deserialize;
 use std::io;
@@ -44,6 +44,8 @@ pub type Source<Q, R> = Box<dyn Fn(Q) -> BoxFuture<'static, R> + Send + Sync>;
 pub struct Sources {
     pub registry: Registry,
     pub facts: Box<dyn Fn() -> Facts + Send + Sync>,
+    /// What sidecars are shown, where there is TLS.
+    pub certificate: Box<dyn Fn() -> Option<Certificate> + Send + Sync>,
     /// All streams, or those of one node id.
     pub clients: Source<Option<String>, Vec<Client>>,
     pub groups: Source<(), Vec<Group>>,
@@ -113,8 +115,11 @@ async fn index() -> &'static str {
 async fn readyz(State(sources): Shared, Query(query): Query<Verbose>) -> (StatusCode, String) {
     let facts = (sources.facts)();
     let status = if facts.ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    let text = if query.verbose.is_some() { facts.explain() } else { format!("{}\n", facts.verdict()) };
-    (status, text)
+    if query.verbose.is_none() {
+        return (status, format!("{}\n", facts.verdict()));
+    }
+    let certificate = (sources.certificate)().map(|certificate| certificate.explain());
+    (status, certificate.unwrap_or_default() + &facts.explain())
 }
 
 #[derive(Deserialize)]

@@ -112,6 +112,7 @@ pub async fn start(config: Config, options: Options) -> Result<Running, StartErr
     let sources = Sources {
         registry,
         facts: Box::new(facts.clone()),
+        certificate: reports::certificate(downstream.clone()),
         clients: reports::clients(downstream.clone(), clock.clone()),
         groups: reports::groups(exchange.clone(), clock.clone()),
         upstreams: reports::upstreams(upstream.clone(), clock.clone()),

@@ -33,6 +33,7 @@ use crate::group::Rules;
 use crate::quiet::Quiet;
 use crate::transport::frame::Budget;
 use crate::transport::server::{self, BindError, Bound, Call, Handler, Listen, Server};
+use crate::transport::tls::{self, ServerTls};
 use crate::xds::{Status, code};
 use nacks::Nacks;
 use services::Route;
@@ -56,6 +57,7 @@ pub struct Downstream {
     clients: Arc<Clients>,
     side: Side,
     server: Server,
+    tls: Option<Arc<ServerTls>>,
 }
 
 /// What every stream shares.
@@ -81,11 +83,13 @@ pub fn serve(settings: Settings, parts: Parts) -> Result<Downstream, BindError> 
     let (clients, side) = (Arc::new(Clients::default()), Side::new());
     let (clock, connections) = (parts.clock.clone(), parts.connections.clone());
     let transport = settings.transport.clone();
+    let tls = transport.tls.clone();
+    tls.iter().for_each(|tls| parts.metrics.show(tls));
     let budget = Budget::new(settings.half_requests);
     let (nacks, refusals) = (Nacks::default(), Quiet::new(REFUSALS, usize::MAX));
     let shared = Shared { settings, parts, clients: clients.clone(), nacks, refusals, side: side.clone(), budget };
     let server = bound.serve(transport, clock, connections, Arc::new(shared));
-    Ok(Downstream { addresses, clients, side, server })
+    Ok(Downstream { addresses, clients, side, server, tls })
 }
 
 impl Downstream {
@@ -100,6 +104,11 @@ impl Downstream {
 
     pub fn connections(&self) -> usize {
         self.server.connections()
+    }
+
+    /// How the certificate is that sidecars are shown; `None` without TLS.
+    pub fn certificate(&self) -> Option<tls::Seen> {
+        self.tls.as_ref().map(|tls| tls.look())
     }
 
     /// What health checks say; not serving until it is said.

@@ -17,6 +17,7 @@ use std::process::Command;
 use std::time::Duration;
 use support::control_plane::ControlPlane;
 use support::outpost::Outpost;
+use support::tls::Authority;
 use support::{check, eventually, resources};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::UnboundedReceiverStream;
@@ -206,6 +207,32 @@ async fn a_fleet_that_is_refused_does_not_flood_the_log() {
     // A line may lie across the turn of a minute.
     assert!((1..=10).contains(&lines.len()), "{} lines", lines.len());
     assert!(lines.iter().any(|line| line.contains("others=")), "{lines:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_certificate_that_cannot_be_loaded_again_is_seen() {
+    let dir = tempfile::tempdir().unwrap();
+    let control_plane = ControlPlane::start().await;
+    let authority = Authority::new();
+    let files = authority.write(dir.path(), "outpost", &authority.server("outpost.test"));
+    let flag = |flag: &str, path: &std::path::Path| format!("{flag}={}", path.display());
+    let (cert, key) = (flag("--tls-cert", &files.certificate), flag("--tls-key", &files.key));
+    let outpost = Outpost::start(dir.path(), control_plane.port, &[&cert, &key]).await;
+    let ready = outpost.admin("/readyz?verbose").await.unwrap();
+    assert!(ready.contains("[+]certificate ends in "), "{ready}");
+    let metrics = outpost.admin("/metrics").await.unwrap();
+    for wanted in ["outpost_downstream_tls_problem 0\n", "outpost_downstream_tls_expiry_timestamp_seconds "] {
+        assert!(metrics.contains(wanted), "no {wanted} in:\n{metrics}");
+    }
+    // Nobody connects meanwhile: a scrape is enough to find out.
+    std::fs::write(&files.key, "half a key").unwrap();
+    let metrics = outpost.admin("/metrics").await.unwrap();
+    for wanted in ["outpost_downstream_tls_problem 1\n", "outpost_downstream_tls_load_failures_total 1\n"] {
+        assert!(metrics.contains(wanted), "no {wanted} in:\n{metrics}");
+    }
+    let ready = outpost.admin("/readyz?verbose").await.unwrap();
+    assert!(ready.contains("[!]certificate ends in ") && ready.contains("its newest files are not in use"), "{ready}");
+    assert!(ready.ends_with("\nready\n"), "what was loaded stays in use: {ready}");
 }
 
 #[tokio::test]

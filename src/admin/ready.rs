@@ -1,5 +1,34 @@
 //! When traffic may come: a pure function of a few facts.
 
+use std::time::Duration;
+
+/// The certificate that sidecars are shown. Readiness does not depend on it: what
+/// was loaded stays in use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Certificate {
+    /// Why the newest files are not in use.
+    pub problem: Option<String>,
+    /// Until it ends, zero where it has; `None` where it does not say.
+    pub left: Option<Duration>,
+}
+
+impl Certificate {
+    /// Below this it is time that somebody looks.
+    const SOON: Duration = Duration::from_secs(3600);
+
+    /// One line for people.
+    pub fn explain(&self) -> String {
+        let good = self.problem.is_none() && self.left.is_none_or(|left| left > Self::SOON);
+        let left = match self.left {
+            Some(Duration::ZERO) => "has ended".to_owned(),
+            Some(left) => format!("ends in {:.1} h", left.as_secs_f64() / 3600.0),
+            None => "does not say when it ends".to_owned(),
+        };
+        let problem = self.problem.as_deref().map(|problem| format!("; its newest files are not in use: {problem}"));
+        format!("{}certificate {left}{}\n", if good { "[+]" } else { "[!]" }, problem.unwrap_or_default())
+    }
+}
+
 /// What readiness depends on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Facts {
@@ -56,6 +85,22 @@ impl Facts {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_certificate_that_needs_a_hand_is_marked() {
+        let hours = |hours: u64| Some(Duration::from_secs(hours * 3600));
+        let bad = Some("no PEM".to_owned());
+        let table = [
+            (None, hours(24), "[+]certificate ends in 24.0 h\n"),
+            (None, None, "[+]certificate does not say when it ends\n"),
+            (None, hours(1), "[!]certificate ends in 1.0 h\n"),
+            (None, hours(0), "[!]certificate has ended\n"),
+            (bad, hours(24), "[!]certificate ends in 24.0 h; its newest files are not in use: no PEM\n"),
+        ];
+        for (problem, left, want) in table {
+            assert_eq!(Certificate { problem, left }.explain(), want);
+        }
+    }
 
     #[test]
     fn truth_table() {

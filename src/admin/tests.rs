@@ -22,6 +22,7 @@ fn sources(facts: Facts) -> Sources {
     Sources {
         registry: Registry::default(),
         facts: Box::new(move || facts),
+        certificate: Box::new(|| Some(Certificate { problem: Some("no PEM".into()), left: None })),
         clients: Box::new(|node| {
             Box::pin(async move { Vec::from_iter(node.is_none_or(|node| node == "n1").then(client)) })
         }),
@@ -89,6 +90,7 @@ async fn not_ready_says_why() {
     let (status, text) = server.get("/readyz?verbose").await;
     assert_eq!(status, 503);
     assert!(text.contains("[+]listening ok\n") && text.contains("[-]upstream not connected\n"), "{text}");
+    assert!(text.contains("its newest files are not in use: no PEM\n"), "{text}");
 }
 
 #[tokio::test]

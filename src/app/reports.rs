@@ -1,5 +1,6 @@
 //! Answers for the admin endpoint, put together from what the parts report.
 
+use crate::admin::ready::Certificate;
 use crate::admin::report::{Client, Explanation, Group, Upstream as Address};
 use crate::admin::{Question, Source, convert};
 use crate::clock::Clock;
@@ -27,6 +28,15 @@ pub(super) fn clients(downstream: Arc<Downstream>, clock: Clock) -> Source<Optio
         };
         let now = clock.now();
         streams.iter().map(|stream| client(now, stream)).collect()
+    })
+}
+
+/// What sidecars are shown. It looks at files, so only when asked.
+pub(super) fn certificate(downstream: Arc<Downstream>) -> Box<dyn Fn() -> Option<Certificate> + Send + Sync> {
+    Box::new(move || {
+        let seen = downstream.certificate()?;
+        let left = seen.expires.map(|at| at.duration_since(SystemTime::now()).unwrap_or_default());
+        Some(Certificate { problem: seen.problem, left })
     })
 }
 

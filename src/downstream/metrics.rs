@@ -1,13 +1,18 @@
 //! What is counted of streams. No label names a node, a group or a resource.
 
+use crate::transport::tls::ServerTls;
 use crate::xds::TypeUrl;
-use prometheus_client::encoding::EncodeLabelSet;
-use prometheus_client::metrics::counter::Counter;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
-use std::time::Duration;
+use std::fmt;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, SystemTime};
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct StreamLabels {
@@ -67,6 +72,7 @@ pub struct Metrics {
     rejected: Family<ReasonLabels, Counter>,
     unimplemented: Counter,
     latency: Family<StageLabels, Histogram>,
+    certificate: Shown,
 }
 
 /// From a millisecond to a minute.
@@ -87,7 +93,9 @@ impl Metrics {
             rejected: Family::default(),
             unimplemented: Counter::default(),
             latency: Family::new_with_constructor(|| Histogram::new(SECONDS)),
+            certificate: Shown::default(),
         };
+        registry.register_collector(Box::new(this.certificate.clone()));
         registry.register_with_unit(
             "convergence",
             "Time of a change since it came from upstream",
@@ -107,6 +115,12 @@ impl Metrics {
         );
         registry.register("unimplemented", "Calls of methods that are not served", this.unimplemented.clone());
         this
+    }
+
+    /// From now on scrapes look at the certificate of `tls`.
+    pub(super) fn show(&self, tls: &Arc<ServerTls>) {
+        // A second time would be a second server on one registry.
+        let _ = self.certificate.0.set(tls.clone());
     }
 
     /// Counts a stream as open until the guard drops.
@@ -142,6 +156,28 @@ impl Metrics {
     pub(super) fn took(&self, type_url: &TypeUrl, stage: Stage, span: Duration) {
         let labels = StageLabels { r#type: type_url.short(), stage: stage.label() };
         self.latency.get_or_create(&labels).observe(span.as_secs_f64());
+    }
+}
+
+/// The certificate that sidecars are shown, looked at with each scrape.
+#[derive(Clone, Debug, Default)]
+struct Shown(Arc<OnceLock<Arc<ServerTls>>>);
+
+impl Collector for Shown {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let Some(seen) = self.0.get().map(|tls| tls.look()) else { return Ok(()) };
+        let help = "1 while changed certificate files are not usable and those before stay in use";
+        let problem = encoder.encode_descriptor("tls_problem", help, None, MetricType::Gauge)?;
+        ConstGauge::new(i64::from(seen.problem.is_some())).encode(problem)?;
+        let help = "Changed certificate files that were not usable";
+        let failures = encoder.encode_descriptor("tls_load_failures", help, None, MetricType::Counter)?;
+        ConstCounter::new(seen.failures).encode(failures)?;
+        let Some(expires) = seen.expires.and_then(|at| at.duration_since(SystemTime::UNIX_EPOCH).ok()) else {
+            return Ok(());
+        };
+        let help = "When the certificate in use ends, in seconds since 1970";
+        let expiry = encoder.encode_descriptor("tls_expiry_timestamp_seconds", help, None, MetricType::Gauge)?;
+        ConstGauge::new(expires.as_secs_f64()).encode(expiry)
     }
 }
 

@@ -75,6 +75,20 @@ impl ServerTls {
     pub fn state(&self) -> &dyn TlsState {
         &self.0
     }
+
+    /// Looks at the files, as a handshake does, and tells how they are.
+    pub fn look(&self) -> Seen {
+        let _ = self.0.current();
+        Seen { problem: self.0.problem(), failures: self.0.failures(), expires: self.0.expires() }
+    }
+}
+
+/// How certificates in use are; see [`TlsState`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seen {
+    pub problem: Option<String>,
+    pub failures: u64,
+    pub expires: Option<SystemTime>,
 }
 
 /// A client's side.
