@@ -8,6 +8,7 @@ pub mod server;
 
 use crate::content::NameSet;
 use crate::xds::{Moment, Name, Status, TypeUrl, envelope};
+use std::fmt;
 use std::sync::Arc;
 
 /// Everything one stream wants of one type. It replaces what the stream
@@ -22,7 +23,7 @@ pub struct Want {
 
 /// What one upstream response says, validated. The owner of the group's
 /// content applies it, then tells the session so that it can ACK.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Update {
     pub type_url: TypeUrl,
     /// `version_info` or `system_version_info`.
@@ -41,4 +42,76 @@ pub struct Update {
     /// This is an answer to a subscription to `*`.
     pub answers_wildcard: bool,
     pub received: Moment,
+}
+
+/// Names, never what is in the resources: one may be a key.
+impl fmt::Debug for Update {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<_> = self.resources.iter().map(|resource| &resource.name).collect();
+        f.debug_struct("Update")
+            .field("type_url", &self.type_url.as_str())
+            .field("label", &self.label)
+            .field("resources", &names)
+            .field("removed", &self.removed)
+            .field("errors", &self.errors)
+            .field("whole", &self.whole)
+            .field("answers_wildcard", &self.answers_wildcard)
+            .field("received", &self.received)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::content::{Attributes, Body, Encoding, Parts, Store};
+    use bytes::Bytes;
+
+    #[test]
+    fn no_secret_is_in_a_text_for_debugging() {
+        const SECRET: &str = "hunter2";
+        let store = Store::new();
+        let sds = TypeUrl::from_short("sds").unwrap();
+        let payload = envelope::Payload { type_url: sds.as_str().into(), value: Bytes::from_static(SECRET.as_bytes()) };
+        let extra = Bytes::from_static(SECRET.as_bytes());
+        let constraints = Some(extra.clone());
+        let resource = envelope::Resource {
+            name: Some("key".into()),
+            payload: Some(payload),
+            constraints: constraints.clone(),
+            extra: extra.clone(),
+            ..Default::default()
+        };
+        let blob = store.blob(&sds, SECRET.as_bytes());
+        let attributes = Attributes { constraints, extra, ..Attributes::default() };
+        let entry = store.entry("key".into(), Body::Resource(blob.clone()), attributes);
+        let mut parts = Parts::new(sds.clone(), Encoding::Delta);
+        parts.resources.push(entry.clone());
+        let frames = store.frames(parts.clone());
+        let envelope = envelope::Envelope { resources: vec![resource.clone()], ..Default::default() };
+        let update = Update {
+            type_url: sds,
+            label: "v1".into(),
+            control_plane: "".into(),
+            resources: vec![resource],
+            removed: Vec::new(),
+            errors: Vec::new(),
+            whole: false,
+            answers_wildcard: false,
+            received: Moment::START,
+        };
+        let bytes = format!("{:?}", SECRET.as_bytes());
+        for text in [
+            format!("{blob:?}"),
+            format!("{entry:#?}"),
+            format!("{parts:?}"),
+            format!("{frames:?}"),
+            format!("{envelope:?}"),
+            format!("{update:?}"),
+        ] {
+            assert!(!text.contains(SECRET) && !text.contains(&bytes), "{text}");
+            assert!(text.len() > 10, "{text}");
+        }
+        assert!(format!("{update:?}").contains("key"), "the name may be told");
+    }
 }

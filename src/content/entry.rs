@@ -15,12 +15,18 @@ use std::time::Duration;
 
 /// A resource's payload: type and bytes, owned, never decoded (C-021). Equal
 /// ones of a [`Store`](super::Store) are one object.
-#[derive(Debug)]
 pub struct Blob {
     type_url: TypeUrl,
     value: Bytes,
     id: [u8; 32],
     home: Home<Blob>,
+}
+
+/// Never what is in it: a blob may be a key.
+impl fmt::Debug for Blob {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Blob({}, {} bytes)", self.type_url.short(), self.value.len())
+    }
 }
 
 impl Drop for Blob {
@@ -126,7 +132,7 @@ impl Drop for Entry {
 }
 
 /// What the upstream's wrapper says beside the payload.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Default, PartialEq, Eq, Hash)]
 pub struct Attributes {
     pub aliases: Vec<Name>,
     pub ttl: Option<Duration>,
@@ -135,6 +141,19 @@ pub struct Attributes {
     pub constraints: Option<Bytes>,
     /// Metadata and unknown fields, keys included, as they stood.
     pub extra: Bytes,
+}
+
+/// Names and sizes, as of a blob.
+impl fmt::Debug for Attributes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Attributes")
+            .field("aliases", &self.aliases)
+            .field("ttl", &self.ttl)
+            .field("do_not_cache", &self.do_not_cache)
+            .field("constraints", &self.constraints.as_ref().map(Bytes::len))
+            .field("extra", &self.extra.len())
+            .finish()
+    }
 }
 
 static NO_ATTRIBUTES: Attributes =

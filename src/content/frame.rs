@@ -10,6 +10,7 @@ use crate::xds::envelope::{WRAPPER, write_duration};
 use crate::xds::wire::{Writer, field_len};
 use crate::xds::{Name, Status, TypeUrl};
 use bytes::Bytes;
+use std::fmt;
 use std::sync::Arc;
 
 /// How a body is written.
@@ -40,11 +41,18 @@ pub struct Parts {
 }
 
 /// The body of one response.
-#[derive(Debug)]
 pub struct Frame {
     pub body: Bytes,
     pub resources: usize,
     pub removed: usize,
+}
+
+/// Never what is in it: a response may hold keys.
+impl fmt::Debug for Frame {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { body, resources, removed } = self;
+        write!(f, "Frame({} bytes, {resources} resources, {removed} removed)", body.len())
+    }
 }
 
 /// The bodies of one logical response, in order; at least one.

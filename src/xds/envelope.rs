@@ -8,6 +8,7 @@ use super::name::{self, Name};
 use super::wire::{Fields, WireError, Writer};
 use crate::breaks;
 use bytes::Bytes;
+use std::fmt;
 use std::time::Duration;
 
 /// The type of the wrapper that gives a SotW resource a name and a TTL.
@@ -29,7 +30,7 @@ pub struct Envelope {
 }
 
 /// One resource, bare or in its wrapper.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Default, PartialEq)]
 pub struct Resource {
     /// In normal form. `None` in a bare SotW resource: its name is inside.
     pub name: Option<Name>,
@@ -48,10 +49,32 @@ pub struct Resource {
 }
 
 /// A `google.protobuf.Any`.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Payload {
     pub type_url: String,
     pub value: Bytes,
+}
+
+/// Names and sizes, never what is in it: a resource may be a key.
+impl fmt::Debug for Resource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Resource")
+            .field("name", &self.name)
+            .field("version", &self.version)
+            .field("payload", &self.payload)
+            .field("aliases", &self.aliases)
+            .field("ttl", &self.ttl)
+            .field("do_not_cache", &self.do_not_cache)
+            .field("constraints", &self.constraints.as_ref().map(Bytes::len))
+            .field("extra", &self.extra.len())
+            .finish()
+    }
+}
+
+impl fmt::Debug for Payload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Payload({:?}, {} bytes)", self.type_url, self.value.len())
+    }
 }
 
 impl Payload {
