@@ -115,7 +115,7 @@ pub struct ClientType {
     pub waits: Vec<Wait>,
 }
 
-/// What a client said about the last response that it rejected.
+/// What a client said about the last response, which it rejected.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Nack {

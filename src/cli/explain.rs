@@ -3,7 +3,7 @@
 
 use super::text::{age, clean, count};
 use super::{Asking, Failure, Format, Outcome, fetch};
-use crate::admin::report::{Client, ClientType, Explanation, Group, List, Resource, Sync, Wait};
+use crate::admin::report::{Client, ClientType, Explanation, Group, List, Resource, Wait};
 use clap::Args;
 
 #[derive(Args, Clone, Debug)]
@@ -111,8 +111,7 @@ fn subscription(each: &ClientType) -> String {
         each.version,
     );
     if let Some(nack) = &each.last_nack {
-        let tense = if each.sync == Sync::Rejected { "rejected" } else { "was rejected, and that is over:" };
-        text.push_str(&format!("  {tense} {} ago: {}\n", age(nack.age_seconds), clean(&nack.text)));
+        text.push_str(&format!("  rejected {} ago: {}\n", age(nack.age_seconds), clean(&nack.text)));
     }
     text
 }
@@ -171,7 +170,7 @@ fn waits(wait: &Wait) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::admin::report::{GroupType, Seconds, Stream, WaitFor};
+    use crate::admin::report::{GroupType, Seconds, Stream, Sync, WaitFor};
 
     #[test]
     fn a_name_that_is_awaited() {

@@ -121,18 +121,12 @@ fn detail(client: &Client) -> String {
         parts.push(format!("the node has no {field}"));
     }
     parts.extend(client.types.iter().filter(|each| each.sync != Sync::Synced).map(type_detail));
-    // An old rejection that was mended since is still worth a word.
-    let mended = client.types.iter().filter(|each| each.sync == Sync::Synced).filter_map(|each| {
-        let nack = each.last_nack.as_ref()?;
-        Some(format!("{} was rejected {} ago: {}", each.short, age(nack.age_seconds), clean(&nack.text)))
-    });
-    parts.extend(mended);
     parts.join("; ")
 }
 
 fn type_detail(each: &ClientType) -> String {
     let mut text = format!("{} {} {}", each.short, each.sync.label(), age(each.age_seconds));
-    if let Some(nack) = each.last_nack.as_ref().filter(|_| each.sync == Sync::Rejected) {
+    if let Some(nack) = &each.last_nack {
         text.push_str(&format!(": {}", clean(&nack.text)));
     }
     for wait in &each.waits {

@@ -53,8 +53,6 @@ impl fmt::Display for Address {
 /// How to treat a server.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// What `:authority` says, where it is not the address.
-    pub authority: Option<String>,
     pub tls: Option<Arc<ClientTls>>,
     /// For each address that a name stands for.
     pub connect_timeout: Duration,
@@ -74,7 +72,6 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Self {
-            authority: None,
             tls: None,
             connect_timeout: Duration::from_secs(5),
             handshake_timeout: Duration::from_secs(5),

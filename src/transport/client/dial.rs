@@ -202,10 +202,10 @@ where
     let shared = Shared {
         dialer: dialer.clone(),
         scheme,
-        authority: options.authority.clone().unwrap_or_else(|| match &dialer.address {
+        authority: match &dialer.address {
             Address::Unix(_) => "localhost".to_owned(),
             tcp => tcp.to_string(),
-        }),
+        },
         round_trip,
         calls: Default::default(),
         state: watched,
