@@ -5,6 +5,9 @@
 //! its first few are logged, then the 10th, 100th, 1000th …, each with how many
 //! were left out since. So a count is never far behind, and ten thousand of a kind
 //! are a handful of lines.
+//!
+//! A peer's text goes into the log by its `Debug` (`text = ?text`), which escapes
+//! line ends and control characters: nobody but us begins a line there.
 
 use crate::xds::Moment;
 use std::collections::HashMap;

@@ -8,12 +8,16 @@ mod support;
 use clap::Parser;
 use outpost::app;
 use outpost::cli::{Cli, Verb};
+use outpost::clock::Clock;
 use outpost::config::Config;
 use outpost::proto::core::Node;
 use outpost::proto::discovery::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
 use outpost::proto::discovery::{DiscoveryRequest, DiscoveryResponse};
 use outpost::proto::rpc;
+use outpost::transport::server::{self, Bound, Call, Handler, Listen};
+use outpost::xds::{Status, code};
 use std::process::Command;
+use std::sync::Arc;
 use std::time::Duration;
 use support::control_plane::ControlPlane;
 use support::outpost::Outpost;
@@ -207,6 +211,39 @@ async fn a_fleet_that_is_refused_does_not_flood_the_log() {
     // A line may lie across the turn of a minute.
     assert!((1..=10).contains(&lines.len()), "{} lines", lines.len());
     assert!(lines.iter().any(|line| line.contains("others=")), "{lines:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn peers_write_no_line_of_their_own_into_the_log() {
+    const FORGED: &str = "x\n2026-01-01T00:00:00Z ERROR forged \u{1b}[2J";
+    let dir = tempfile::tempdir().unwrap();
+    // What says such things to whoever opens a stream.
+    struct Forger;
+    impl Handler for Forger {
+        async fn handle(self: Arc<Self>, call: Call) {
+            call.refuse(&Status::new(code::INTERNAL, FORGED));
+        }
+    }
+    let bound = Bound::bind(&[Listen::Tcp(([127, 0, 0, 1], 0).into())]).unwrap();
+    let Some(Listen::Tcp(address)) = bound.addresses().first().cloned() else { panic!("no TCP") };
+    let (settings, metrics) = (server::Settings::default(), server::Metrics::default());
+    let _server = bound.serve(settings, Clock::system(), metrics, Arc::new(Forger));
+    let outpost = Outpost::start(dir.path(), address.port(), &[]).await;
+    let address = format!("http://127.0.0.1:{}", outpost.port);
+    let mut client = AggregatedDiscoveryServiceClient::connect(address).await.unwrap();
+    let node = |id: &str| Some(Node { id: id.into(), ..Node::default() });
+    let ask = |id: &str| DiscoveryRequest { node: node(id), type_url: CDS.into(), ..Default::default() };
+    let asks = tokio_stream::iter([ask(FORGED), ask("another")]);
+    let mut answers = client.stream_aggregated_resources(asks).await.unwrap().into_inner();
+    answers.message().await.expect_err("the node is another");
+    eventually("both sides are in the log", || {
+        let log = outpost.log();
+        async move { check(log.contains("node_changed") && log.contains("trouble with a stream"), || log) }
+    })
+    .await;
+    let log = outpost.log();
+    assert!(log.contains("forged"), "{log}");
+    assert!(!log.contains(FORGED) && !log.lines().any(|line| line.starts_with("2026-01-01T00:00:00Z")), "{log}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

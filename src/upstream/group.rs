@@ -320,7 +320,7 @@ impl Driver {
         let lived = if stream.heard { now.since(stream.opened) } else { Duration::ZERO };
         let reason: Arc<str> = format!("{}: {loss}", stream.site.address).into();
         self.shared.metrics.stream_ended(loss.reason());
-        tracing::debug!(group = %self.handle.key(), ?lived, %reason, "upstream stream ended");
+        tracing::debug!(group = %self.handle.key(), ?lived, ?reason, "upstream stream ended");
         let ended = self.judge(now, &stream, loss, lived);
         if let Some(ended) = ended {
             stream.site.note_loss(now, loss.reason(), &reason);

@@ -15,6 +15,7 @@ use super::renewal::Renewal;
 use super::report::{ConnectionReport, EndpointReport};
 use crate::clock::Clock;
 use crate::config::{Endpoint, Speak};
+use crate::quiet::Quiet;
 use crate::transport::client::{Address, ConnectError, Connection, Dialer, Options, State};
 use crate::transport::io::Traffic;
 use crate::transport::tls::Own;
@@ -68,6 +69,8 @@ pub(super) struct Site {
     pub(super) streams: AtomicUsize,
     last_message: AtomicU64,
     state: Mutex<SiteState>,
+    /// By reason, a closed set.
+    losses: Quiet<&'static str>,
     wake: Notify,
 }
 
@@ -93,8 +96,6 @@ struct SiteState {
     /// What it answered last.
     spoken: Option<Variant>,
     last_error: Option<(Moment, Arc<str>)>,
-    /// Reasons, and when they were last logged.
-    logged: Vec<(&'static str, Moment)>,
 }
 
 /// When the next one is due.
@@ -103,8 +104,6 @@ struct Attempts {
     backoff: Backoff,
     not_before: Moment,
 }
-
-const LOG_EVERY: Duration = Duration::from_secs(60);
 
 impl SiteState {
     fn attempts(&mut self) -> &mut Attempts {
@@ -140,7 +139,6 @@ impl Site {
             sotw: false,
             spoken: None,
             last_error: None,
-            logged: Vec::new(),
         };
         Self {
             address: endpoint.to_string().into(),
@@ -148,6 +146,7 @@ impl Site {
             streams: AtomicUsize::new(0),
             last_message: AtomicU64::new(0),
             state: state.into(),
+            losses: Quiet::new(1, usize::MAX),
             wake: Notify::new(),
         }
     }
@@ -190,17 +189,13 @@ impl Site {
         self.last_message.fetch_max(millis.max(1), Ordering::Relaxed);
     }
 
-    /// Notes why a stream ended, or what it said that is no good. It is logged
-    /// once a minute for each kind of reason, however many groups see it.
+    /// Notes why a stream ended, or what it said that is no good. However many
+    /// groups see it, a kind of reason is a few lines. The text is partly the
+    /// peer's, so control characters in it are escaped.
     pub(super) fn note_loss(&self, now: Moment, reason: &'static str, text: &Arc<str>) {
-        let mut state = self.lock();
-        state.last_error = Some((now, text.clone()));
-        let quiet = state.logged.iter().any(|(label, at)| *label == reason && now.since(*at) < LOG_EVERY);
-        if !quiet {
-            state.logged.retain(|(label, _)| *label != reason);
-            state.logged.push((reason, now));
-            drop(state);
-            tracing::warn!(address = %self.address, reason, "{text}");
+        self.lock().last_error = Some((now, text.clone()));
+        if let Some(others) = self.losses.due(now, &reason) {
+            tracing::warn!(address = %self.address, reason, others, text = ?text, "trouble with a stream to the control plane");
         }
     }
 
@@ -515,7 +510,7 @@ impl Pool {
         let text: Arc<str> = error.to_string().into();
         let mut state = site.lock();
         if state.last_error.as_ref().is_none_or(|(_, last)| *last != text) {
-            tracing::warn!(address = %site.address, error = %text, "cannot connect to the control plane; trying again");
+            tracing::warn!(address = %site.address, error = ?text, "cannot connect to the control plane; trying again");
         }
         state.last_error = Some((now, text));
         let ended = if error.is_unreached() { Ended::Unreached } else { Ended::After(Duration::ZERO) };
