@@ -43,7 +43,16 @@ impl Config {
     pub fn warnings(&self) -> Vec<&'static str> {
         let trusting = self.rules.secrets() == crate::group::Secrets::TrustNetwork;
         let open = self.downstream.tls.is_none() && self.downstream.listen.iter().any(|listen| !listen.is_local());
+        let named = self.downstream.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some());
+        let alone = *self.rules.grouping() != crate::group::Grouping::All;
+        let claims = named && alone && self.rules.secrets() == crate::group::Secrets::Identity;
         let table = [
+            (
+                claims,
+                "what a node says of itself is not checked against its identity: a verified client can claim another's \
+                 node, and gets its secrets where the control plane decides by node; sign client certificates only \
+                 for those who may have them all",
+            ),
             (
                 trusting,
                 "--secrets trustNetwork: secrets are served to whoever can connect; use identity where clients have \

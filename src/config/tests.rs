@@ -126,3 +126,24 @@ fn addresses() {
         assert_eq!(Endpoint::parse(text, 0).is_ok(), fits, "{text}");
     }
 }
+
+#[test]
+fn whoever_trusts_more_is_warned() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = |flag: &str| {
+        let path = dir.path().join("pem");
+        std::fs::write(&path, "").unwrap();
+        format!("{flag}={}", path.display())
+    };
+    let (cert, key, ca) = (file("--tls-cert"), file("--tls-key"), file("--client-ca"));
+    let tls = [&*cert, &*key, &*ca];
+    let warned = |extra: &[&str]| {
+        let warnings = check(&[&["--upstream=a:1"], extra].concat()).unwrap().warnings();
+        ["not checked against", "whoever can connect", "in plain text"]
+            .map(|text| warnings.iter().any(|warning| warning.contains(text)))
+    };
+    assert_eq!(warned(&[]), [false, false, false], "a loopback address by default");
+    assert_eq!(warned(&["--listen=0.0.0.0:1", "--secrets=trustNetwork"]), [false, true, true]);
+    assert_eq!(warned(&tls), [true, false, false]);
+    assert_eq!(warned(&[&tls[..], &["--group=all"]].concat()), [false, false, false], "it serves no secrets");
+}
