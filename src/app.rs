@@ -109,15 +109,7 @@ pub async fn start(config: Config, options: Options) -> Result<Running, StartErr
     let draining = Arc::new(AtomicBool::new(false));
     let facts = facts(draining.clone(), exchange.clone(), upstream.clone());
     let (admin_stop, stopped) = oneshot::channel();
-    let sources = Sources {
-        registry,
-        facts: Box::new(facts.clone()),
-        certificate: reports::certificate(downstream.clone()),
-        clients: reports::clients(downstream.clone(), clock.clone()),
-        groups: reports::groups(exchange.clone(), clock.clone()),
-        upstreams: reports::upstreams(upstream.clone(), clock.clone()),
-        explain: reports::explain(downstream.clone(), exchange.clone(), clock.clone()),
-    };
+    let sources = sources(registry, facts.clone(), &downstream, &upstream, &exchange, &clock);
     let mut tasks = Tasks::default();
     tasks.spawn("the exchange", exchange.clone().run());
     tasks.spawn("the upstream side", upstream.clone().run());
@@ -142,6 +134,26 @@ pub async fn start(config: Config, options: Options) -> Result<Running, StartErr
         admin_stop: Some(admin_stop),
         tasks,
     })
+}
+
+/// What the admin endpoint answers with.
+fn sources(
+    registry: Registry,
+    facts: impl Fn() -> Facts + Send + Sync + 'static,
+    downstream: &Arc<Downstream>,
+    upstream: &Arc<Upstream>,
+    exchange: &Arc<Exchange>,
+    clock: &Clock,
+) -> Sources {
+    Sources {
+        registry,
+        facts: Box::new(facts),
+        certificate: reports::certificate(downstream.clone()),
+        clients: reports::clients(downstream.clone(), clock.clone()),
+        groups: reports::groups(exchange.clone(), clock.clone()),
+        upstreams: reports::upstreams(upstream.clone(), clock.clone()),
+        explain: reports::explain(downstream.clone(), exchange.clone(), clock.clone()),
+    }
 }
 
 /// What readiness depends on, as it is when asked.

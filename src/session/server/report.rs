@@ -212,12 +212,15 @@ mod tests {
         (sent, session.report(Moment::START)[0].state)
     }
 
+    /// What is asked for, what the group knows of it, and what comes of that.
+    type Row = (Variant, &'static str, &'static [&'static str], &'static [(&'static str, bool)], (usize, State));
+
     #[test]
     fn who_is_sent_nothing_because_there_is_nothing_is_in_sync() {
         use State::{NotSent, Stale, Synced};
         use Variant::{Delta, Sotw};
         let store = Store::new();
-        let table: [(_, _, &[&str], &[(&str, bool)], _); 7] = [
+        let table: [Row; 7] = [
             (Delta, VHDS, &[], &[], (0, Synced)),
             (Sotw, VHDS, &[], &[], (0, Synced)),
             (Sotw, EDS, &["a", "b"], &[("a", true), ("b", true)], (0, Synced)),
