@@ -317,6 +317,59 @@ async fn a_better_address_takes_the_streams_back_without_a_gap() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_finds_the_better_address_full_stays_where_it_is() {
+    let mut better = Server::start(Setup { max_streams: Some(1), ..Setup::default() }).await;
+    let mut other = Server::start(Setup::default()).await;
+    let keeping = Keeping { most: 1, ..settings().keeping };
+    let clock = Clock::manual();
+    let relay = Relay::start_by(
+        clock.clone(),
+        &config(&[&better, &other]),
+        Settings { keeping, waits: Waits::default(), ..settings() },
+    );
+    let _first = relay.member("n1");
+    let _stream = eventually_streams(&clock, &mut better, 1).await;
+    // Down for a moment, so that the level rises and the other address is connected to.
+    better.kill();
+    let mut moved = eventually_streams(&clock, &mut other, 1).await;
+    better.restart().await;
+    let _second = relay.member("n2");
+    moved.extend(eventually_streams(&clock, &mut other, 1).await);
+    for play in &mut moved {
+        play.asked().await;
+        play.send(Response::new("cds").resource("a", "1").nonce("1"));
+    }
+    // One of them moves back, the other finds it full and stays.
+    let mut back = eventually_streams(&clock, &mut better, 1).await;
+    back[0].asked().await;
+    back[0].send(Response::new("cds").resource("a", "1").nonce("1"));
+    eventually("one moved back", || {
+        clock.advance(100 * MS);
+        let left = moved.iter_mut().map(Play::has_ended).filter(|ended| !ended).count();
+        if left == 1 { Ok(()) } else { Err(format!("{left} are left")) }
+    })
+    .await;
+    for _ in 0..300 {
+        clock.advance(Duration::from_secs(1));
+        tokio::time::sleep(MS).await;
+    }
+    assert!(other.try_stream().is_none() && better.try_stream().is_none());
+    assert_eq!(moved.iter_mut().map(Play::has_ended).filter(|ended| !ended).count(), 1);
+}
+
+/// Moves the clock until so many streams came.
+async fn eventually_streams(clock: &Clock, server: &mut Server, count: usize) -> Vec<Play> {
+    let mut streams = Vec::new();
+    eventually("streams", || {
+        clock.advance(100 * MS);
+        streams.extend(server.try_stream());
+        if streams.len() == count { Ok(()) } else { Err(format!("{} streams", streams.len())) }
+    })
+    .await;
+    streams
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn another_node_is_presented_before_the_old_stream_ends() {
     let mut server = Server::start(Setup::default()).await;
     let relay = Relay::start(&config(&[&server]), settings());

@@ -198,7 +198,7 @@ impl Driver {
         let level = *self.level.borrow_and_update();
         let wanted = match &self.live {
             None => self.wants.iter().any(|want| want.wildcard || !want.names.is_empty()),
-            Some(live) => live.leaving || live.site.priority > level || live.node != presented,
+            Some(live) => !self.serves_well(live) || live.site.priority > level,
         };
         if self.live.is_none() && !self.told_problem {
             let problem = self.problem.borrow_and_update().clone();
@@ -212,6 +212,11 @@ impl Driver {
         } else if self.next.is_none() && self.opening.is_none() && now >= self.not_before {
             self.opening = Some(self.shared.admission.enter(self.live.is_none(), self.handle.members()));
         }
+    }
+
+    /// Nothing is wrong with the stream but, maybe, the priority of its address.
+    fn serves_well(&self, live: &Stream) -> bool {
+        !live.leaving && live.node == self.handle.presented()
     }
 
     fn promote(&mut self) {
@@ -244,6 +249,11 @@ impl Driver {
         let now = self.shared.clock.now();
         self.opening = None;
         let Some((site, connection)) = self.shared.pool.place() else { return };
+        if self.live.as_ref().is_some_and(|live| self.serves_well(live) && site.priority >= live.site.priority) {
+            // The better addresses stand, and are full.
+            self.not_before = now + self.shared.waits.most.mul_f64(rand::random_range(0.5..1.0));
+            return;
+        }
         let metadata = match self.shared.metadata.read() {
             Ok(metadata) => metadata,
             Err(error) => {

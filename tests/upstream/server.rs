@@ -189,9 +189,10 @@ impl Play {
         tokio::time::timeout(PATIENCE, drained).await.expect("the stream ends in time");
     }
 
-    /// The client has ended the stream, and nothing it said is left.
+    /// The client has ended the stream. Takes what was asked meanwhile.
     pub fn has_ended(&mut self) -> bool {
-        self.asked.is_closed() && self.asked.is_empty()
+        while self.asked.try_recv().is_ok() {}
+        self.asked.is_closed()
     }
 
     pub fn send(&self, response: Response) {
