@@ -98,11 +98,75 @@ impl NameSet {
         self.members.iter().map(|member| (&member.name, tree.find(member.key, &member.name)))
     }
 
+    /// Looks up names in `tree` that come in ascending order, each once. Those of
+    /// the set are not hashed.
+    pub fn finder<'a>(&'a self, tree: &'a Tree) -> Finder<'a> {
+        Finder { members: &self.members, tree }
+    }
+
     pub fn len(&self) -> usize {
         self.members.len()
     }
 
     pub fn is_empty(&self) -> bool {
         self.members.is_empty()
+    }
+}
+
+/// See [`NameSet::finder`].
+#[derive(Debug)]
+pub struct Finder<'a> {
+    /// Those after the name that was looked up last.
+    members: &'a [Arc<Member>],
+    tree: &'a Tree,
+}
+
+impl<'a> Finder<'a> {
+    /// What stands under `name`, which is after the one looked up last.
+    pub fn get(&mut self, name: &Name) -> Option<&'a Arc<Entry>> {
+        if self.members.first().is_some_and(|next| next.name < *name) {
+            self.skip(name);
+        }
+        match self.members.split_first() {
+            Some((next, rest)) if next.name == *name => {
+                self.members = rest;
+                self.tree.find(next.key, name)
+            }
+            _ => self.tree.get(name),
+        }
+    }
+
+    /// Passes those before `name`, which is near: the steps double.
+    fn skip(&mut self, name: &Name) {
+        let mut step = 1;
+        while self.members.get(step).is_some_and(|member| member.name < *name) {
+            self.members = &self.members[step..];
+            step *= 2;
+        }
+        let near = &self.members[..step.min(self.members.len())];
+        self.members = &self.members[near.partition_point(|member| member.name < *name)..];
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Attributes, Body, Edit, Store};
+    use super::*;
+
+    /// Sets and questions of any density, beside each other.
+    #[test]
+    fn a_finder_finds_what_a_tree_has() {
+        let store = Store::new();
+        let names: Vec<Name> = (0..200).map(|number| format!("name {number:03}").into()).collect();
+        let every = |step: usize| names.iter().step_by(step).cloned();
+        let put = |name| Edit::Put(store.entry(name, Body::Absent, Attributes::default()));
+        let tree = store.edit(&Tree::default(), every(3).map(put));
+        for (of_set, of_questions) in (1..40).flat_map(|a| [1, 2, 3, 5, 17, 60].map(|b| (a, b))) {
+            let set = store.names(every(of_set).collect());
+            let mut finder = set.finder(&tree);
+            for name in every(of_questions) {
+                assert_eq!(finder.get(&name).map(Arc::as_ptr), tree.get(&name).map(Arc::as_ptr), "{name}");
+            }
+        }
     }
 }

@@ -67,9 +67,11 @@ impl Served {
 impl ServedType {
     /// The entry that `name`, canonical or alias, stands for (C-084).
     pub fn resolve(&self, name: &str) -> Option<&Arc<super::Entry>> {
-        self.tree.get(name).or_else(|| {
-            let canonical = self.aliases.get(name)?.aliases().first()?;
-            self.tree.get(canonical)
-        })
+        self.tree.get(name).or_else(|| self.tree.get(self.canonical(name)?))
+    }
+
+    /// The name of which `name` is an alias.
+    pub fn canonical(&self, name: &str) -> Option<&Name> {
+        self.aliases.get(name)?.aliases().first()
     }
 }

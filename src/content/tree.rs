@@ -53,7 +53,7 @@ impl Tree {
 
     /// Hashes the name.
     pub fn get(&self, name: &str) -> Option<&Arc<Entry>> {
-        self.find(trie::key_of(name), name)
+        self.root.as_ref()?.get(trie::key_of(name), name)
     }
 
     pub(super) fn find(&self, key: u64, name: &str) -> Option<&Arc<Entry>> {

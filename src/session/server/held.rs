@@ -9,7 +9,7 @@
 use super::Trust;
 use super::verdict::{Has, Target, Verdict, View};
 use crate::breaks;
-use crate::content::{Body, Changed, Edit, Entry, ServedType, Store, Tree};
+use crate::content::{Body, Changed, Edit, Entry, Store, Tree};
 use crate::xds::name::Glob;
 use crate::xds::time::earliest;
 use crate::xds::{Moment, Name, Status, code};
@@ -63,6 +63,8 @@ pub(super) struct Said {
     pub(super) withheld: bool,
     /// When a name that is left out may be sent.
     pub(super) wake: Option<Moment>,
+    /// On which names there was a word, where there might be another.
+    pub(super) told: Option<HashSet<Name>>,
 }
 
 impl Said {
@@ -124,6 +126,17 @@ impl Held {
 impl Held {
     pub(super) fn except(&mut self, name: Name, exception: Exception) {
         self.exceptions.insert(name, exception);
+    }
+
+    /// These names are to be answered.
+    pub(super) fn ask(&mut self, names: Vec<Name>) {
+        let asked = names.into_iter().map(|name| (name, Exception::asked()));
+        if self.exceptions.is_empty() {
+            // At once, which is fast for names in order.
+            self.exceptions = asked.collect();
+        } else {
+            self.exceptions.extend(asked);
+        }
     }
 
     pub(super) fn forget(&mut self, name: &str) {
@@ -200,25 +213,25 @@ impl Held {
     pub(super) fn step(&mut self, reach: Reach, view: &View<'_>) -> Said {
         let mut said = Said::default();
         self.expand_globs(view);
-        let whole = reach == Reach::All && (!view.subscription.wildcard() || view.served.complete);
+        let wildcard = view.subscription.wildcard();
+        let whole = reach == Reach::All && (!wildcard || view.served.complete);
         let target = view.served.tree.clone();
-        let from = self
-            .tree
-            .clone()
-            .unwrap_or_else(|| if view.subscription.wildcard() { Tree::default() } else { target.clone() });
+        let from = self.tree.clone().unwrap_or_else(|| if wildcard { Tree::default() } else { target.clone() });
         let to = if whole { self.union(&from, &target, view, &mut said) } else { from.clone() };
-        let plain = self.exceptions.is_empty();
-        let mut told = HashSet::new();
-        let names: Vec<Name> = self.exceptions.keys().cloned().collect();
-        for name in names {
-            self.judge_exception(&name, reach, &to, view, &mut told, &mut said);
+        let moves = !from.same(&to);
+        let excepted = !self.exceptions.is_empty();
+        if excepted && moves || !view.served.aliases.is_empty() {
+            said.told = Some(HashSet::new());
+        }
+        if excepted {
+            self.judge_exceptions(reach, &to, view, &mut said);
+        }
+        if moves && !excepted && wildcard && view.subscription.names().is_empty() {
+            said.shared = Some((from, to.clone()));
+        } else if moves {
+            self.judge_tree(&from, &to, view, &mut said);
         }
         if whole {
-            if plain && view.subscription.wildcard() && view.subscription.names().is_empty() {
-                said.shared = (!from.same(&to)).then(|| (from, to.clone()));
-            } else {
-                self.judge_tree(&from, &to, view, &mut told, &mut said);
-            }
             self.tree = Some(to);
         }
         said
@@ -258,87 +271,73 @@ impl Held {
             if !members.is_empty() {
                 self.exceptions.remove(glob_name);
             }
-            for member in members {
-                self.exceptions.insert(member, Exception::asked());
-            }
+            self.ask(members);
         }
     }
 
-    fn judge_exception(
-        &mut self,
-        name: &Name,
-        reach: Reach,
-        to: &Tree,
-        view: &View<'_>,
-        told: &mut HashSet<Name>,
-        said: &mut Said,
-    ) {
-        let Some(exception) = self.exceptions.get(name) else { return };
-        if reach == Reach::Answers && !exception.answer {
-            return;
-        }
-        if let Some(until) = exception.until.filter(|until| view.look.now < *until)
-            && !view.is_stated(name, &exception.has)
-        {
-            said.wake = earliest(said.wake, Some(until));
-            return;
-        }
-        let verdict = view.judge(name, exception);
-        let canonical = match &verdict {
-            Verdict::Send(entry) => entry.name().clone(),
-            _ => name.clone(),
-        };
-        let has_now = match &verdict {
-            Verdict::Keep => return,
-            Verdict::Withhold => {
-                said.withheld = true;
-                return;
+    /// Says what the exceptions call for, and keeps those that remain.
+    fn judge_exceptions(&mut self, reach: Reach, to: &Tree, view: &View<'_>, said: &mut Said) {
+        let settled = to.same(&view.served.tree);
+        let mut served = view.subscription.names().finder(&view.served.tree);
+        let mut kept = Vec::new();
+        for (name, exception) in std::mem::take(&mut self.exceptions) {
+            if reach == Reach::Answers && !exception.answer {
+                kept.push((name, exception));
+                continue;
             }
-            Verdict::Send(entry) => Has::Present(entry.clone()),
-            Verdict::Remove => Has::Absent,
-            Verdict::Fail(status) => Has::Error(status.clone()),
-            Verdict::InStep => Has::told(&view.target(name)),
-        };
-        self.exceptions.remove(name);
-        if matches!(verdict, Verdict::InStep) {
-            // Sent or told before the tree moved: the tree's own step has
-            // nothing to add.
-            told.insert(canonical.clone());
+            let entry = served.get(&name);
+            let target = view.target_at(&name, entry);
+            let verdict = view.judge(&name, &exception, &target);
+            let has = match &verdict {
+                Verdict::Keep | Verdict::Withhold => {
+                    said.withheld |= matches!(verdict, Verdict::Withhold);
+                    said.wake = earliest(said.wake, exception.until.filter(|until| view.look.now < *until));
+                    kept.push((name, exception));
+                    continue;
+                }
+                Verdict::Send(entry) => Has::Present(entry.clone()),
+                Verdict::Remove => Has::Absent,
+                Verdict::Fail(status) => Has::Error(status.clone()),
+                Verdict::InStep => Has::told(&target),
+            };
+            // Under an alias the client gets the entry by its own name.
+            let (name, entry) = match &verdict {
+                Verdict::Send(sent) => (sent.name().clone(), Some(sent)),
+                _ => (name, entry),
+            };
+            let in_step = has.is(&Target::of(if settled { entry } else { to.get(&name) }));
+            said.say(verdict, &name);
+            if !in_step {
+                kept.push((name, Exception::of(has)));
+            }
         }
-        said.say(verdict, &canonical, told);
-        if !has_now.same(&Has::of(to.get(&canonical))) {
-            self.exceptions.insert(canonical, Exception::of(has_now));
-        }
+        self.exceptions = kept.into_iter().collect();
     }
 
-    fn judge_tree(&mut self, from: &Tree, to: &Tree, view: &View<'_>, told: &mut HashSet<Name>, said: &mut Said) {
-        if from.same(to) {
-            return;
-        }
+    fn judge_tree(&mut self, from: &Tree, to: &Tree, view: &View<'_>, said: &mut Said) {
         let diff = view.look.store.diff(from, to);
         let names = view.subscription.names();
-        if !view.subscription.wildcard() && view.subscription.globs().is_empty() && names.len() * 4 < diff.changed.len()
-        {
-            for name in names.iter() {
-                let Some(canonical) = resolve(to, view.served, name) else { continue };
-                let change = Changed {
-                    name: canonical.clone(),
-                    from: from.get(&canonical).cloned(),
-                    to: to.get(&canonical).cloned(),
-                };
-                self.judge_change(&change, view, told, said);
+        let few = names.len() * 4 < diff.changed.len();
+        if view.subscription.wildcard() || !view.subscription.globs().is_empty() || !few {
+            for change in &diff.changed {
+                let aliases = change.to.as_ref().or(change.from.as_ref()).map_or(&[][..], |entry| entry.aliases());
+                if view.subscription.covers(&change.name, aliases) {
+                    self.judge_change(change, view, said);
+                }
             }
             return;
         }
-        for change in &diff.changed {
-            let aliases = change.to.as_ref().or(change.from.as_ref()).map_or(&[][..], |entry| entry.aliases());
-            if view.subscription.covers(&change.name, aliases) {
-                self.judge_change(change, view, told, said);
+        for ((name, was), (_, is)) in names.look_up(from).zip(names.look_up(to)) {
+            let alias = if is.is_none() { view.served.canonical(name) } else { None };
+            if let Some(canonical) = alias {
+                self.judge_change(&changed(canonical, from.get(canonical), to.get(canonical)), view, said);
+            } else if was.map(Arc::as_ptr) != is.map(Arc::as_ptr) {
+                self.judge_change(&changed(name, was, is), view, said);
             }
         }
     }
 
-    fn judge_change(&mut self, change: &Changed, view: &View<'_>, told: &mut HashSet<Name>, said: &mut Said) {
+    fn judge_change(&mut self, change: &Changed, view: &View<'_>, said: &mut Said) {
         if self.exceptions.contains_key(&change.name) {
             return;
         }
@@ -350,7 +349,7 @@ impl Held {
             }
             return;
         }
-        said.say(verdict, &change.name, told);
+        said.say(verdict, &change.name);
     }
 }
 
@@ -375,8 +374,10 @@ impl Said {
         said
     }
 
-    fn say(&mut self, verdict: Verdict, name: &Name, told: &mut HashSet<Name>) {
-        if matches!(verdict, Verdict::InStep | Verdict::Keep | Verdict::Withhold) || !told.insert(name.clone()) {
+    /// Says it, unless there was a word on this name already: of an exception
+    /// before the tree's own step, or under an alias.
+    fn say(&mut self, verdict: Verdict, name: &Name) {
+        if self.told.as_mut().is_some_and(|told| !told.insert(name.clone())) {
             return;
         }
         match verdict {
@@ -393,14 +394,8 @@ impl Said {
     }
 }
 
-fn resolve(tree: &Tree, served: &ServedType, name: &Name) -> Option<Name> {
-    if tree.get(name).is_some() {
-        return Some(name.clone());
-    }
-    match served.aliases.get(name).and_then(|alias| alias.aliases().first()) {
-        Some(canonical) => Some(canonical.clone()),
-        None => Some(name.clone()),
-    }
+fn changed(name: &Name, from: Option<&Arc<Entry>>, to: Option<&Arc<Entry>>) -> Changed {
+    Changed { name: name.clone(), from: from.cloned(), to: to.cloned() }
 }
 
 fn is_removal(change: &Changed) -> bool {

@@ -143,7 +143,7 @@ impl ServerSession {
                 if (first || breaks::on("C-091")) && !initial.is_empty() {
                     state.stated = Some(initial);
                 }
-                state.subscription.edit(&subscribe.names, &unsubscribe.names, store)
+                state.subscription.edit(subscribe.names, &unsubscribe.names, store)
             }
         };
         let count = state.subscription.names().len() + state.variants.len();
@@ -189,13 +189,15 @@ impl ServerSession {
         }
         state.owed |= !shift.dropped.is_empty() && (delta && breaks::on("C-079") || !delta && breaks::on("C-041"));
         let stale = delta && breaks::on("C-072") || !delta && breaks::on("C-039");
-        for name in shift.asked.iter().filter(|name| !stale || state.held.entry(name).is_none()).collect::<Vec<_>>() {
-            state.held.except(name.clone(), Exception::asked());
-        }
         state.owed |= shift.nothing || (first && state.owes_first(type_url, delta));
         if !shift.asked.is_empty() || shift.wildcard_added || shift.wildcard_again {
             state.asked = now;
         }
+        let mut asked = shift.asked;
+        if stale {
+            asked.retain(|name| state.held.entry(name).is_none());
+        }
+        state.held.ask(asked);
         if joined && !state.refused && (shift.moved || first) {
             self.wants.push_back(want(type_url, state));
         }

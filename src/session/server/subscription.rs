@@ -8,6 +8,7 @@ use crate::content::{NameSet, Store};
 use crate::xds::ask::Named;
 use crate::xds::name::{Glob, WILDCARD};
 use crate::xds::{Name, TypeUrl};
+use std::collections::HashSet;
 use std::sync::Arc;
 
 /// Subscribed names, globs and the wildcard of one (stream, type).
@@ -106,7 +107,7 @@ impl Subscription {
     }
 
     /// Delta: subscribe, then unsubscribe (C-065).
-    pub(super) fn edit(&mut self, subscribe: &[Name], unsubscribe: &[Name], store: &Store) -> Shift {
+    pub(super) fn edit(&mut self, subscribe: Vec<Name>, unsubscribe: &[Name], store: &Store) -> Shift {
         let first = !std::mem::replace(&mut self.seen, true);
         let (before, wildcard) = (self.names.clone(), self.wildcard);
         let mut shift = Shift::default();
@@ -120,16 +121,15 @@ impl Subscription {
             shift.moved = self.wildcard != wildcard;
             return shift;
         }
-        let mut names: Vec<Name> = self.names.iter().cloned().collect();
+        let subscribes = !subscribe.is_empty();
         for name in subscribe {
-            if &**name == WILDCARD {
+            if &*name == WILDCARD {
                 shift.wildcard_added = !self.wildcard;
                 shift.wildcard_again = self.wildcard;
                 self.wildcard = true;
             } else {
-                names.push(name.clone());
                 self.wildcard &= !breaks::on("C-060");
-                shift.asked.push(name.clone());
+                shift.asked.push(name);
             }
         }
         for name in unsubscribe {
@@ -141,13 +141,15 @@ impl Subscription {
                 shift.dropped.push(name.clone());
             }
         }
-        if !unsubscribe.is_empty() {
-            let gone: std::collections::HashSet<&Name> = unsubscribe.iter().collect();
-            names.retain(|name| !gone.contains(name));
-            shift.asked.retain(|name| !gone.contains(name));
+        let gone: HashSet<&Name> = unsubscribe.iter().collect();
+        shift.asked.retain(|name| !gone.contains(name));
+        if subscribes || !shift.dropped.is_empty() {
+            let kept = before.iter().filter(|name| !gone.contains(name));
+            self.set_names(kept.chain(&shift.asked).cloned().collect(), store);
         }
-        if !subscribe.is_empty() || !shift.dropped.is_empty() {
-            self.set_names(names, store);
+        if before.is_empty() {
+            // The same names in the set's order: nearly always, as in a first request.
+            shift.asked = self.names.iter().cloned().collect();
         }
         shift.moved = self.wildcard != wildcard || self.names != before;
         shift

@@ -76,11 +76,12 @@ impl Has {
         Self::told(&Target::of(entry))
     }
 
-    pub(super) fn same(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Self::Nothing, Self::Nothing) | (Self::Absent, Self::Absent) | (Self::Unknown, Self::Unknown) => true,
-            (Self::Present(a), Self::Present(b)) => a.id() == b.id(),
-            (Self::Error(a), Self::Error(b)) => a == b,
+    /// Is it what a client in step with this target has?
+    pub(super) fn is(&self, target: &Target<'_>) -> bool {
+        match (self, target) {
+            (Self::Nothing, Target::Unknown) | (Self::Absent, Target::Absent | Target::Expired) => true,
+            (Self::Present(held), Target::Present(entry)) => held.id() == entry.id(),
+            (Self::Error(told), Target::Error(status)) => told == *status,
             _ => false,
         }
     }
@@ -97,11 +98,25 @@ impl<'a> Target<'a> {
             Body::Error(status) => Self::Error(status),
         }
     }
+
+    /// The client states just what is served.
+    pub(super) fn is_stated(&self, has: &Has) -> bool {
+        match (has, self) {
+            (Has::Stated(half), Self::Present(entry)) => entry.id().half() == half,
+            _ => false,
+        }
+    }
 }
 
-impl View<'_> {
-    pub(super) fn target(&self, name: &str) -> Target<'_> {
-        match Target::of(self.served.resolve(name)) {
+impl<'a> View<'a> {
+    pub(super) fn target(&self, name: &str) -> Target<'a> {
+        self.target_at(name, self.served.tree.get(name))
+    }
+
+    /// The same where it is known what the served tree has under this very name.
+    pub(super) fn target_at(&self, name: &str, entry: Option<&'a Arc<Entry>>) -> Target<'a> {
+        let served = self.served;
+        match Target::of(entry.or_else(|| served.tree.get(served.canonical(name)?))) {
             Target::Unknown if self.refused || name.is_empty() => Target::Absent,
             target => target,
         }
@@ -109,30 +124,26 @@ impl View<'_> {
 
     /// There is no word on a subscribed name, or its word is awaited.
     pub(super) fn lacks_word(&self) -> bool {
-        self.subscription.names().iter().any(|name| {
-            matches!(self.target(name), Target::Unknown) && self.look.unavailable.is_none()
+        self.subscription.names().look_up(&self.served.tree).any(|(name, entry)| {
+            matches!(self.target_at(name, entry), Target::Unknown) && self.look.unavailable.is_none()
                 || self.served.awaited.contains(name)
         })
     }
 
     /// A subscribed name is there to be sent.
     pub(super) fn knows_some(&self) -> bool {
-        self.subscription.names().iter().any(|name| matches!(self.target(name), Target::Present(_)))
+        let mut found = self.subscription.names().look_up(&self.served.tree);
+        found.any(|(name, entry)| matches!(self.target_at(name, entry), Target::Present(_)))
     }
 
-    /// The client states just what is served.
-    pub(super) fn is_stated(&self, name: &str, has: &Has) -> bool {
-        match (has, self.target(name)) {
-            (Has::Stated(half), Target::Present(entry)) => entry.id().as_bytes().starts_with(half),
-            _ => false,
+    /// What is to be said of an exception, of which `target` is served.
+    pub(super) fn judge(&self, name: &Name, exception: &Exception, target: &Target<'_>) -> Verdict {
+        if exception.until.is_some_and(|until| self.look.now < until) && !target.is_stated(&exception.has) {
+            return Verdict::Keep;
         }
-    }
-
-    pub(super) fn judge(&self, name: &Name, exception: &Exception) -> Verdict {
-        let target = self.target(name);
         if exception.mention {
             return match target {
-                Target::Present(entry) => Verdict::Send(entry.clone()),
+                Target::Present(entry) => Verdict::Send((*entry).clone()),
                 _ => Verdict::Remove,
             };
         }
@@ -141,46 +152,47 @@ impl View<'_> {
                 return Verdict::Keep;
             }
             if let Target::Present(entry) = target {
-                return Verdict::Send(entry.clone());
+                return Verdict::Send((*entry).clone());
             }
         }
         if self.served.awaited.contains(name) {
             return Verdict::Keep;
         }
-        if let (Has::Nothing, Target::Unknown, Some(reason)) = (&exception.has, &target, self.look.unavailable) {
+        if let (Has::Nothing, Target::Unknown, Some(reason)) = (&exception.has, target, self.look.unavailable) {
             return Verdict::Fail(Status::new(code::UNAVAILABLE, reason));
         }
-        self.compare(name, &exception.has, &target)
+        self.compare(name, &exception.has, target)
     }
 
+    /// What is to be said to a client that has `has`, where `target` is served.
     pub(super) fn compare(&self, name: &Name, has: &Has, target: &Target<'_>) -> Verdict {
-        let named = self.subscription.by_name(name, &[]);
+        let named = || self.subscription.by_name(name, &[]);
         let gone = || if self.may_remove { Verdict::Remove } else { Verdict::Withhold };
-        let vanished = self.subscription.by_set(name) && self.served.complete_for(self.subscription);
+        let vanished = || self.subscription.by_set(name) && self.served.complete_for(self.subscription);
         match (has, target) {
             (Has::Present(held), Target::Present(entry)) if held.id() == entry.id() => Verdict::InStep,
-            (Has::Stated(half), Target::Present(entry)) if entry.id().as_bytes().starts_with(half) => Verdict::InStep,
+            (Has::Stated(_), Target::Present(_)) if target.is_stated(has) => Verdict::InStep,
             (Has::Absent, Target::Present(_)) if breaks::on("C-038") => Verdict::InStep,
             (_, Target::Present(entry)) => Verdict::Send((*entry).clone()),
 
             (Has::Error(told), Target::Error(status)) if told == *status => Verdict::InStep,
-            (Has::Nothing, Target::Error(_)) if !named => Verdict::InStep,
+            (Has::Nothing, Target::Error(_)) if !named() => Verdict::InStep,
             (_, Target::Error(status)) => Verdict::Fail((*status).clone()),
 
             (Has::Nothing, Target::Absent) if breaks::on("C-076") => Verdict::InStep,
-            (Has::Nothing, Target::Unknown) if named && breaks::on("C-077") => Verdict::Remove,
+            (Has::Nothing, Target::Unknown) if named() && breaks::on("C-077") => Verdict::Remove,
             (Has::Present(_), Target::Expired) if breaks::on("C-132") => Verdict::Remove,
             (Has::Unknown | Has::Stated(_), _) if breaks::on("C-092") => Verdict::InStep,
-            (Has::Nothing, Target::Absent | Target::Expired) if named => Verdict::Remove,
+            (Has::Nothing, Target::Absent | Target::Expired) if named() => Verdict::Remove,
             (Has::Unknown | Has::Stated(_), Target::Absent) => Verdict::Remove,
             (Has::Present(_), Target::Absent) => gone(),
             (Has::Error(told), Target::Absent) if told.code != code::NOT_FOUND => Verdict::Remove,
             (_, Target::Absent | Target::Expired) => Verdict::InStep,
 
-            (Has::Unknown | Has::Stated(_), Target::Unknown) if vanished => Verdict::Remove,
-            (Has::Present(_), Target::Unknown) if vanished => gone(),
+            (Has::Unknown | Has::Stated(_), Target::Unknown) if vanished() => Verdict::Remove,
+            (Has::Present(_), Target::Unknown) if vanished() => gone(),
             (Has::Absent, Target::Unknown) => Verdict::InStep,
-            (Has::Nothing, Target::Unknown) if vanished && !named => Verdict::InStep,
+            (Has::Nothing, Target::Unknown) if vanished() && !named() => Verdict::InStep,
             (_, Target::Unknown) => Verdict::Keep,
         }
     }
