@@ -22,7 +22,7 @@ mod renewal;
 mod report;
 mod stream;
 
-pub use backoff::Waits;
+pub use backoff::{Backoff, Ended, Waits};
 pub use metadata::MetadataError;
 pub use metrics::Metrics;
 pub use pool::Keeping;

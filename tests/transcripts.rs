@@ -6,34 +6,18 @@
 mod transcript_support;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Mutex;
 use transcript_support::driver::{Driver, Setup};
+use transcript_support::library;
 use transcript_support::pure::Pure;
 use transcript_support::run::{Failure, replay};
-use transcript_support::script::{Form, Script, Step, Wire};
+use transcript_support::script::{Form, Script, Wire};
 use transcript_support::socket::Socket;
 
-fn directory() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/transcripts")
-}
-
 fn scripts() -> Vec<Script> {
-    let entries = std::fs::read_dir(directory()).expect("tests/transcripts is there");
-    let mut paths: Vec<_> = entries.map(|entry| entry.expect("it can be listed").path()).collect();
-    paths.retain(|path| path.extension().is_some_and(|extension| extension == "txt"));
-    paths.sort();
     let only = std::env::var("OUTPOST_TRANSCRIPTS").unwrap_or_default();
-    let read = paths.iter().map(|path| Script::read(path).unwrap_or_else(|error| panic!("{error}")));
-    read.filter(|script| script.id.starts_with(&only)).collect()
-}
-
-fn setup(script: &Script, upstream: Wire) -> Setup {
-    let option = |step: &Step| match step {
-        Step::Setting(words) => Some(words.clone()),
-        _ => None,
-    };
-    Setup { upstream, options: script.lines.iter().filter_map(|line| option(&line.step)).collect() }
+    library::scripts().into_iter().filter(|script| script.id.starts_with(&only)).collect()
 }
 
 /// One replay: which transcript, in which form, under which upstream.
@@ -57,7 +41,7 @@ fn replay_all(what: &str, forms: &[Form], at_once: usize, make: impl Fn(&Script,
         loop {
             let next = jobs.lock().expect("nobody panics with it").pop_front();
             let Some((script, form, upstream)) = next else { return };
-            let mut driver = make(&script, &setup(&script, upstream));
+            let mut driver = make(&script, &library::setup(&script, upstream));
             if let Err(Failure { line, text, reason }) = replay(&script, form, driver.as_mut()) {
                 let id = &script.id;
                 let failure = format!("{id} ({form:?}, {upstream:?} upstream), line {line}: {text}\n    {reason}");
@@ -92,7 +76,7 @@ fn every_row_has_a_transcript() {
     let mut wanted: BTreeSet<String> = rows.into_iter().chain(more).flat_map(number).collect();
     wanted.extend(["O-02b", "CLIENTS-G3", "CLIENTS-G5"].map(str::to_owned));
     let there: BTreeSet<String> = scripts().into_iter().map(|script| script.id).collect();
-    let omitted = std::fs::read_to_string(directory().join("OMITTED.md")).expect("OMITTED.md is there");
+    let omitted = std::fs::read_to_string(library::directory().join("OMITTED.md")).expect("OMITTED.md is there");
     let omitted = omitted.lines().filter_map(|line| line.strip_prefix("| ")?.split(" |").next());
     let omitted: BTreeSet<String> = omitted.map(str::to_owned).collect();
     if std::env::var_os("OUTPOST_TRANSCRIPTS").is_none() {
@@ -114,16 +98,9 @@ fn shown() -> BTreeMap<String, BTreeSet<String>> {
 }
 
 /// Every `C-nnn` in the sources.
-fn cited(under: &Path, into: &mut BTreeSet<String>) {
-    for entry in std::fs::read_dir(under).expect("a directory of sources").flatten() {
-        let path = entry.path();
-        if path.is_dir() {
-            cited(&path, into);
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
-            let text = std::fs::read_to_string(&path).expect("a source can be read");
-            into.extend(text.match_indices("C-").filter_map(|(at, _)| rule_at(&text[at..])));
-        }
-    }
+fn cited() -> BTreeSet<String> {
+    let of = |text: &String| text.match_indices("C-").filter_map(|(at, _)| rule_at(&text[at..])).collect::<Vec<_>>();
+    library::sources().iter().flat_map(of).collect()
 }
 
 fn rule_at(text: &str) -> Option<String> {
@@ -133,8 +110,8 @@ fn rule_at(text: &str) -> Option<String> {
     digits.bytes().all(|digit| digit.is_ascii_digit()).then(|| format!("C-{digits}{suffix}"))
 }
 
-/// tests/RULES.md explains every rule that is cited, and names the transcripts
-/// that show it.
+/// tests/RULES.md explains every rule that is cited and names the transcripts
+/// that show it; and each has a deliberate break, or a reason to have none.
 #[test]
 fn rules_are_explained_and_shown() {
     if std::env::var_os("OUTPOST_TRANSCRIPTS").is_some() {
@@ -159,8 +136,18 @@ fn rules_are_explained_and_shown() {
     } else {
         assert_eq!(text, blessed, "tests/RULES.md: run with OUTPOST_BLESS=1");
     }
-    let mut cited_rules: BTreeSet<String> = shown.keys().cloned().collect();
-    cited(&root.join("src"), &mut cited_rules);
-    let missing: Vec<_> = cited_rules.difference(&explained).collect();
+    let missing: Vec<_> =
+        cited().into_iter().chain(shown.into_keys()).filter(|rule| !explained.contains(rule)).collect();
     assert!(missing.is_empty(), "tests/RULES.md does not explain {missing:?}");
+    let because = |line: &str| match line.split('|').map(str::trim).collect::<Vec<_>>()[..] {
+        ["", rule, reason, ""] if rule.starts_with("C-") && !reason.is_empty() => Some(rule.to_owned()),
+        _ => None,
+    };
+    let (excused, broken): (BTreeSet<String>, _) = (text.lines().filter_map(because).collect(), library::broken());
+    for rule in explained.union(&excused) {
+        assert!(explained.contains(rule), "tests/RULES.md says why {rule} is not broken, and does not explain it");
+        let (excused, broken) = (excused.contains(rule), broken.contains(rule));
+        assert!(excused || broken, "{rule}: break it (src/breaks.rs), or say in tests/RULES.md why not");
+        assert!(!(excused && broken), "{rule} is broken: tests/RULES.md need not say why not");
+    }
 }

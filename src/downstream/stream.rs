@@ -10,6 +10,7 @@ mod pace;
 use super::Shared;
 use super::clients::{Client, Entered, Known};
 use super::metrics::{OpenStream, Stage};
+use crate::breaks;
 use crate::content::Served;
 use crate::exchange::Member;
 use crate::group::{self, Assigned, is_sensitive};
@@ -165,8 +166,9 @@ impl<'a> Stream<'a> {
         let deadline = self.deadline();
         let clock = &self.shared.parts.clock;
         let open = self.closing.is_none();
+        let deaf = breaks::on("C-144") && self.sender.waiting() > 0;
         tokio::select! {
-            message = self.messages.next(), if open => Event::Message(message),
+            message = self.messages.next(), if open && !deaf => Event::Message(message),
             flushed = self.pace.flush(&mut self.sender, &self.listed.client, clock), if self.sender.waiting() > 0 => Event::Flushed(flushed),
             () = self.wake.notified(), if open => Event::Woken,
             () = self.ends.announced(), if open => Event::Ending,
@@ -349,6 +351,9 @@ impl Stream<'_> {
 
     fn send(&mut self, now: Moment, response: &Response) {
         let prefix = response.prefix(&self.shared.settings.identifier);
+        if breaks::on("C-146") {
+            tracing::info!(body = ?response.frame.body, "a response is sent");
+        }
         if self.sender.push(&prefix, response.frame.body.clone()).is_err() {
             let message = format!("a response of {} is larger than gRPC can carry", response.type_url);
             return self.reject(Rejection::new(code::RESOURCE_EXHAUSTED, "response_bytes", message));

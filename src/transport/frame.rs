@@ -5,6 +5,7 @@
 //! is after decompression too, so that a small one cannot become a large one. A
 //! [`Budget`] bounds what all messages that are half here may hold together.
 
+use crate::breaks;
 use bytes::{Buf, Bytes, BytesMut};
 use std::io::Read;
 use std::sync::Arc;
@@ -182,7 +183,7 @@ impl Decoder {
             1 => return Err(FrameError::NotAgreed),
             other => return Err(FrameError::Flag(other)),
         };
-        if length > self.limit.bytes {
+        if length > self.limit.bytes || length > 4 << 20 && breaks::on("C-170") {
             return Err(FrameError::TooLarge { size: length, limit: self.limit });
         }
         if self.rest.len() >= length {

@@ -1,5 +1,6 @@
 //! When to try again. Pure: random numbers are arguments.
 
+use crate::breaks;
 use std::time::Duration;
 
 /// Bounds of all waiting (C-136 and its decision).
@@ -43,7 +44,7 @@ impl Default for Waits {
 
 /// How something ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Ended {
+pub enum Ended {
     /// It stood this long; zero for what the peer cut short before it stood.
     After(Duration),
     /// Nobody answered.
@@ -55,7 +56,7 @@ pub(super) enum Ended {
 
 /// Exponential back-off with full jitter.
 #[derive(Debug, Default)]
-pub(super) struct Backoff {
+pub struct Backoff {
     failures: u32,
     /// In a row.
     unreached: u32,
@@ -63,7 +64,7 @@ pub(super) struct Backoff {
 
 impl Backoff {
     /// How long to wait now. `random` is in 0..1.
-    pub(super) fn next(&mut self, waits: &Waits, ended: Ended, random: f64) -> Duration {
+    pub fn next(&mut self, waits: &Waits, ended: Ended, random: f64) -> Duration {
         let unreached = std::mem::take(&mut self.unreached);
         match ended {
             Ended::Unreached => {
@@ -75,7 +76,7 @@ impl Backoff {
                 waits.at_once.mul_f64(random)
             }
             Ended::After(_) => {
-                let failures = self.failures;
+                let failures = if breaks::on("C-136") { 0 } else { self.failures };
                 self.failures = failures.saturating_add(1);
                 doubled(failures, waits.least, waits.most).mul_f64(random)
             }

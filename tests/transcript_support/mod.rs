@@ -1,6 +1,6 @@
 //! Transcripts: conversations in tests/transcripts, and what replays them.
 //!
-//! * [`script`], [`parse`]: the text as a value
+//! * [`script`], [`parse`]: the text as a value; [`library`]: all of them
 //! * [`messages`], [`world`]: the other side of the wire, independent of the
 //!   code under test
 //! * [`run`], [`barrier`], [`compare`]: the interpreter
@@ -9,6 +9,7 @@
 pub mod barrier;
 pub mod compare;
 pub mod driver;
+pub mod library;
 pub mod messages;
 pub mod parse;
 pub mod pure;

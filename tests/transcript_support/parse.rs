@@ -190,6 +190,7 @@ fn step(line: &str) -> Result<Step, String> {
         },
         "pings" => Step::Pings { count: number(first)?, every: span(rest.get(2).ok_or("every how long?")?)? },
         "drain" => Step::Drain,
+        "window" => Step::Window(bytes(first.ok_or("how large?")?)?),
         "memory" => Step::Memory(bytes(rest.get(1).ok_or("under what?")?)?),
         other => return Err(format!("no line begins with {other}")),
     })

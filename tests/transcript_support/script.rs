@@ -126,6 +126,8 @@ pub enum Step {
     },
     Drain,
     Memory(usize),
+    /// A client may send at least this much before Outpost reads.
+    Window(usize),
 }
 
 /// A request, as the sidecar would state it.

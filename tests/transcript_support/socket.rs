@@ -78,6 +78,7 @@ impl Socket {
         for option in &setup.options {
             match option.iter().map(String::as_str).collect::<Vec<_>>()[..] {
                 ["transient-errors"] => words.push("--cold-errors".to_owned()),
+                ["secrets-for-all"] => words.push("--secrets=trustNetwork".to_owned()),
                 ["no-legacy-wildcard", prefix] => words.push(format!("--no-legacy-wildcard=agent={prefix}")),
                 _ => panic!("no option {option:?}"),
             }
@@ -116,6 +117,28 @@ impl Socket {
             return Some(event);
         }
         runtime.block_on(async { tokio::time::timeout(patience, sidecar.events.recv()).await.ok().flatten() })
+    }
+
+    /// How much a stream of its own may send at once.
+    fn window(&self, least: usize) -> Result<(), String> {
+        self.runtime().block_on(async {
+            let socket = tokio::net::TcpStream::connect(self.address).await.map_err(|error| error.to_string())?;
+            let builder = &mut h2::client::Builder::new();
+            let shake = builder.max_send_buffer_size(2 * least).handshake(socket);
+            let (client, mut connection) = shake.await.map_err(|error| error.to_string())?;
+            let mut pings = connection.ping_pong().ok_or("no pings")?;
+            let _connection = tokio::spawn(connection);
+            // Once it has answered, what it set is known.
+            let pong = tokio::time::timeout(PATIENCE, pings.ping(h2::Ping::opaque())).await;
+            pong.map_err(|_| "no answer to a ping")?.map_err(|error| error.to_string())?;
+            let (mut requests, _response) = idle_stream(client).await?;
+            requests.reserve_capacity(least);
+            let grow = std::future::poll_fn(|cx| requests.poll_capacity(cx));
+            let _ = tokio::time::timeout(PATIENCE, grow).await;
+            // What the first request took is given back as it is read.
+            let room = requests.capacity();
+            if room + (1 << 10) >= least { Ok(()) } else { Err(format!("{room} bytes may be sent")) }
+        })
     }
 
     /// Pings an idle connection at every step of the clock.
@@ -183,7 +206,10 @@ async fn sidecar(
         return;
     }
     let path = http::uri::PathAndQuery::try_from(path).expect("a path");
-    let request = Request::new(UnboundedReceiverStream::new(requests));
+    let mut request = Request::new(UnboundedReceiverStream::new(requests));
+    // What clients and what is between may add (C-176).
+    request.metadata_mut().insert("x-nobody-knows", "this".parse().expect("a value"));
+    request.metadata_mut().insert("grpc-accept-encoding", "gzip,zstd".parse().expect("a value"));
     let mut responses = match client.streaming(request, path, Raw).await {
         Ok(response) => response.into_inner(),
         Err(status) => {
@@ -325,6 +351,7 @@ impl Driver for Socket {
     fn over_socket(&mut self, step: &Step) -> Result<(), String> {
         match step {
             Step::Pings { count, every } => self.ping(*count, *every),
+            Step::Window(least) => self.window(*least),
             Step::Drain => {
                 if let Some(outpost) = self.outpost.take() {
                     self.runtime().spawn(outpost.stop());

@@ -52,7 +52,9 @@ pub(super) fn check(type_url: &TypeUrl, variant: Variant, envelope: &mut Envelop
             source,
         })?;
         valid.heartbeat |= variant == Variant::Sotw && resource.payload.is_none();
-        valid.resources.push(resource);
+        if resource.name.as_deref() != Some("") || !breaks::on("C-191") {
+            valid.resources.push(resource);
+        }
     }
     if !foreign.is_empty() {
         return Err(Invalid::Type { expected: type_url.as_str().into(), found: foreign });

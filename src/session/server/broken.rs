@@ -154,6 +154,20 @@ impl ServerSession {
         Ok(())
     }
 
+    /// What does not exist is stated as a resource without content.
+    fn state_absence(&self, response: &mut Response) {
+        let type_url = response.type_url.clone();
+        let Some(state) = self.types.get(&type_url) else { return };
+        for name in state.subscription.names().iter().filter(|name| state.held.entry(name).is_none()) {
+            append(response, |out| {
+                out.message(2, |any| {
+                    any.string(1, type_url.as_str());
+                    any.message(2, |payload| payload.string(1, name));
+                });
+            });
+        }
+    }
+
     /// A response as it leaves.
     pub(super) fn broken_response(&mut self, mut response: Response, store: &Store) -> Response {
         if on("C-009") {
@@ -166,6 +180,9 @@ impl ServerSession {
         }
         if on("C-010") && self.types.len() > 1 {
             append(&mut response, |out| out.string(4, "type.x/Unasked"));
+        }
+        if on("C-117") && self.variant == Variant::Sotw {
+            self.state_absence(&mut response);
         }
         if response.type_url.kind() == Kind::Listener {
             let others = self.types.iter_mut().filter(|(of, _)| **of != response.type_url);

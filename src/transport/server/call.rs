@@ -1,6 +1,7 @@
 //! One call, before anybody answered it.
 
 use super::Peer;
+use crate::breaks;
 use crate::transport::frame::{Budget, Decoder, Encoding, Limit};
 use crate::transport::status::{GRPC_ACCEPT_ENCODING, GRPC_ENCODING, trailers};
 use crate::transport::stream::{Messages, Sender};
@@ -74,6 +75,9 @@ impl Call {
             return Err(Refusal::Http(StatusCode::METHOD_NOT_ALLOWED));
         }
         let headers = self.request.headers();
+        if headers.contains_key("x-nobody-knows") && breaks::on("C-176") {
+            return Err(Refusal::Http(StatusCode::BAD_REQUEST));
+        }
         let content_type = headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
         if !content_type.starts_with(GRPC.as_bytes()) {
             return Err(Refusal::Http(StatusCode::UNSUPPORTED_MEDIA_TYPE));

@@ -2,6 +2,7 @@
 
 use super::metrics::{Accepted, Ended};
 use super::{Call, Cause, Ending, Handler, IdentityError, Incoming, Peer, Shared};
+use crate::breaks;
 use crate::clock::Clock;
 use crate::transport::Identity;
 use crate::transport::io::{Counted, Socket};
@@ -72,9 +73,9 @@ async fn secure<H>(tls: &ServerTls, socket: impl Socket, shared: &Shared<H>) -> 
 async fn handshake<H>(socket: Box<dyn Socket>, shared: &Shared<H>) -> Result<Http2, Accepted> {
     let settings = &shared.settings;
     let shake = server::Builder::new()
-        .initial_window_size(settings.stream_window)
+        .initial_window_size(if breaks::on("C-177") { 65_535 } else { settings.stream_window })
         .initial_connection_window_size(settings.connection_window)
-        .max_concurrent_streams(settings.max_streams)
+        .max_concurrent_streams(if breaks::on("C-174") { 100 } else { settings.max_streams })
         .max_header_list_size(settings.header_list_bytes)
         .header_table_size(4096)
         .max_frame_size(16 << 10)
@@ -145,6 +146,7 @@ impl<'a, H: Handler> Serving<'a, H> {
                     }
                 }
                 end = &mut draining => match end {
+                    Some(_) if breaks::on("C-175") => return Ended::Drained,
                     Some(end) => self.end(end),
                     // The server was dropped: no decent end is wanted.
                     None => return Ended::Drained,
@@ -225,6 +227,9 @@ async fn keep_alive(clock: &Clock, settings: &super::Settings, pings: Option<Pin
     let Some(mut pings) = pings else { return future::pending().await };
     loop {
         clock.sleep_until(clock.now() + settings.ping_every).await;
+        if breaks::on("C-173") {
+            return;
+        }
         match within(clock, settings.ping_timeout, pings.ping(Ping::opaque())).await {
             Some(Ok(_)) => {}
             // The connection itself says why.
