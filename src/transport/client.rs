@@ -100,12 +100,14 @@ pub struct Dialer {
     traffic: Arc<Traffic>,
     /// Doubles when the peer says that we ping too often; in milliseconds.
     ping_every: AtomicU64,
+    /// Connections that were accepted, and then came to nothing.
+    shaken_off: AtomicUsize,
 }
 
 impl Dialer {
     pub fn new(address: Address, options: Options, clock: Clock) -> Arc<Self> {
         let ping_every = AtomicU64::new(millis(options.ping_every.max(PING_LEAST)));
-        Self { address, options, clock, traffic: Arc::default(), ping_every }.into()
+        Self { address, options, clock, traffic: Arc::default(), ping_every, shaken_off: AtomicUsize::new(0) }.into()
     }
 
     pub fn address(&self) -> &Address {

@@ -75,7 +75,11 @@ pub(super) async fn connect(dialer: &Arc<Dialer>) -> Result<Connection, ConnectE
     match &dialer.address {
         Address::Tcp { host, port } => {
             let socket = dial(dialer, host, *port).await?;
-            secure(dialer, host, socket).await
+            let secured = secure(dialer, host, socket).await;
+            if secured.is_err() {
+                dialer.shaken_off.fetch_add(1, Ordering::Relaxed);
+            }
+            secured
         }
         Address::Unix(path) => {
             let socket = UnixStream::connect(path)
@@ -93,13 +97,22 @@ async fn within<T>(clock: &Clock, span: Duration, work: impl Future<Output = T>)
     }
 }
 
+/// What accepts and then fails to shake hands is not tried first the next time.
+fn in_turn(mut addresses: Vec<SocketAddr>, shaken_off: usize) -> Vec<SocketAddr> {
+    if !addresses.is_empty() {
+        let first = shaken_off % addresses.len();
+        addresses.rotate_left(first);
+    }
+    addresses
+}
+
 /// The first address that accepts. Each gets a head start on the next.
 async fn dial(dialer: &Dialer, host: &str, port: u16) -> Result<TcpStream, ConnectError> {
     let clock = &dialer.clock;
     let resolving = within(clock, dialer.options.connect_timeout, tokio::net::lookup_host((host, port)));
     let unresolved = |source| ConnectError::Resolve { host: host.to_owned(), source };
     let found = resolving.await.unwrap_or_else(|| Err(std::io::ErrorKind::TimedOut.into())).map_err(unresolved)?;
-    let mut rest = found.collect::<Vec<_>>().into_iter();
+    let mut rest = in_turn(found.collect(), dialer.shaken_off.load(Ordering::Relaxed)).into_iter();
     let mut attempts = FuturesUnordered::new();
     let mut last = unresolved(std::io::Error::other("the name stands for no address"));
     loop {
@@ -293,5 +306,20 @@ async fn keep_alive(dialer: &Dialer, pulse: &mut Pulse) -> String {
             Some(Err(_)) => future::pending().await,
             None => return format!("no answer to a ping within {:?}", dialer.options.ping_timeout),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_that_fails_to_shake_hands_goes_last() {
+        let of = |last: u8| SocketAddr::from(([10, 0, 0, last], 443));
+        let orders = [(0, [1, 2, 3]), (1, [2, 3, 1]), (2, [3, 1, 2]), (3, [1, 2, 3])];
+        for (shaken_off, order) in orders {
+            assert_eq!(in_turn(vec![of(1), of(2), of(3)], shaken_off), order.map(of));
+        }
+        assert!(in_turn(Vec::new(), 7).is_empty());
     }
 }
