@@ -1,4 +1,4 @@
-//! The command line: one file for each verb that asks a running Outpost.
+//! The command line: one file for each verb but `serve`.
 //!
 //! Data goes to stdout, messages to stderr. Exit codes, in every format:
 //! 0 good, 1 a finding, 2 usage, 3 configuration not valid, 4 cannot reach,
@@ -6,13 +6,14 @@
 //!
 //! `serve` is run by `main`, which knows the composition root.
 
+mod config;
 mod explain;
 mod fetch;
 mod status;
 mod text;
 mod version;
 
-use crate::config::{Admin, Flags};
+use crate::config::{Admin, Given};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::io::Write;
 use std::process::ExitCode;
@@ -32,11 +33,13 @@ const EXIT_CODES: &str = "Exit codes: 0 good, 1 a finding, 2 usage, 3 configurat
 #[derive(Debug, Subcommand)]
 pub enum Verb {
     /// Relay a control plane to sidecars
-    Serve(Box<Flags>),
+    Serve(Box<Given>),
     /// Who is in sync, and who is not
     Status(status::Status),
     /// Why a sidecar has a resource, or has it not
     Explain(explain::Explain),
+    /// Check, describe and explain the configuration of outpost serve
+    Config(config::Config),
     Demo(crate::demo::Options),
     /// Which program this is
     Version(version::Version),
@@ -125,6 +128,13 @@ impl explain::Explain {
         let (text, outcome) = explain::run(&self).await?;
         print(&text)?;
         Ok(outcome)
+    }
+}
+
+impl config::Config {
+    pub fn run(self) -> Result<Outcome, Failure> {
+        print(&config::text(&self)?)?;
+        Ok(Outcome::Good)
     }
 }
 

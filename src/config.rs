@@ -1,19 +1,34 @@
 //! What an operator asked for, checked: immutable, typed, whole.
 //!
-//! [`Flags`] are the command line and the environment as they stand, all
-//! text. [`Config::check`] makes a [`Config`] of them, or names every
-//! [`Problem`] at once: what is wrong, where, and what to do.
+//! [`Flags`] are what counts, all text. [`Layers`] makes them of the command
+//! line and the environment ([`Given`]) and the file below both.
+//! [`Layers::check`] makes a [`Config`] of them, or names every [`Problem`] at
+//! once: what is wrong, where, and what to do.
+//!
+//! The table of [`settings`](Setting) joins a flag to its key in the file. What
+//! describes the file is made from it: [`defaults`], [`schema`], [`effective`].
 //!
 //! Nothing else in this program reads the environment.
 
 mod address;
 mod check;
+mod file;
 mod flags;
+mod layers;
+mod print;
+mod problem;
+mod schema;
+mod settings;
 mod units;
+mod yaml;
 
 pub use address::{Endpoint, Listen};
-pub use check::{Problem, Problems};
 pub use flags::Flags;
+pub use layers::{Given, Layers, Origin, Value};
+pub use print::{defaults, effective, json};
+pub use problem::{Excerpt, Problem, Problems};
+pub use schema::schema;
+pub use settings::{Kind, Setting};
 
 use crate::group::Rules;
 use crate::xds::node::NodeLimits;

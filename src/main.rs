@@ -4,7 +4,7 @@ use clap::Parser;
 use futures_util::future::BoxFuture;
 use outpost::app;
 use outpost::cli::{self, Cli, Failure, Outcome, Verb};
-use outpost::config::{Config, Flags};
+use outpost::config::{Given, Layers};
 use outpost::demo;
 use outpost::logs;
 use outpost::transport::server::Listen;
@@ -26,9 +26,10 @@ fn main() -> ExitCode {
 
 async fn run(verb: Verb) -> Result<Outcome, Failure> {
     match verb {
-        Verb::Serve(flags) => serve(&flags).await,
+        Verb::Serve(given) => serve(&given).await,
         Verb::Status(status) => status.run().await,
         Verb::Explain(explain) => explain.run().await,
+        Verb::Config(config) => config.run(),
         Verb::Demo(options) => demo(&options).await,
         Verb::Version(version) => version.run(),
     }
@@ -47,10 +48,10 @@ async fn demo(options: &demo::Options) -> Result<Outcome, Failure> {
 /// An Outpost in this process, with these flags of `outpost serve`.
 async fn relay(flags: Vec<String>) -> Result<demo::Relay, String> {
     let arguments = ["outpost", "serve"].into_iter().map(str::to_owned).chain(flags);
-    let Verb::Serve(flags) = Cli::try_parse_from(arguments).map_err(|error| error.to_string())?.verb else {
+    let Verb::Serve(given) = Cli::try_parse_from(arguments).map_err(|error| error.to_string())?.verb else {
         return Err("these are not flags of serve".into());
     };
-    let config = Config::check(&flags).map_err(|problems| problems.to_string())?;
+    let config = Layers::read(&given).check().map_err(|problems| problems.to_string())?;
     let running = app::start(config, app::Options::default()).await.map_err(|error| error.to_string())?;
     let tcp = running.addresses().iter().find_map(|address| match address {
         Listen::Tcp(address) => Some(*address),
@@ -60,17 +61,18 @@ async fn relay(flags: Vec<String>) -> Result<demo::Relay, String> {
     Ok(demo::Relay { address, admin: running.admin(), stop: Box::pin(running.stop()) })
 }
 
-async fn serve(flags: &Flags) -> Result<Outcome, Failure> {
-    let config = Config::check(flags).map_err(|problems| Failure::Config(problems.to_string()))?;
+async fn serve(given: &Given) -> Result<Outcome, Failure> {
+    let layers = Layers::read(given);
+    let config = layers.check().map_err(|problems| Failure::Config(problems.to_string()))?;
     logs::start(&config.log);
     for warning in config.warnings() {
-        tracing::warn!("{warning}");
+        tracing::warn!("{}", layers.reword(warning));
     }
     let internal = |error| Failure::Internal(format!("cannot listen for signals: {error}"));
     let mut signals = Signals::new().map_err(internal)?;
     let wanted = config.admin.address;
     let start = app::start(config, app::Options::default()).await;
-    let mut running = start.map_err(|error| Failure::Config(error.to_string()))?;
+    let mut running = start.map_err(|error| Failure::Config(layers.reword(&error.to_string())))?;
     for address in running.addresses() {
         tracing::info!(%address, "sidecars are served");
     }

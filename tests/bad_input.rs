@@ -10,7 +10,7 @@ use clap::Parser;
 use outpost::app::{self, Running};
 use outpost::cli::{Cli, Verb};
 use outpost::clock::Clock;
-use outpost::config::Config;
+use outpost::config::Layers;
 use outpost::proto::core::Node;
 use outpost::proto::discovery::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
 use outpost::proto::discovery::{DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse, Resource};
@@ -48,6 +48,12 @@ struct Files {
     text: String,
     /// `text`, as an address.
     unix: String,
+    /// Configuration files.
+    unknown: String,
+    duplicate: String,
+    typed: String,
+    two: String,
+    broken: String,
 }
 
 /// What a file holds that must stay as it is.
@@ -62,13 +68,28 @@ impl Files {
         std::fs::write(&text, TEXT).unwrap();
         let name = |path: &Path| path.to_str().unwrap().to_owned();
         let (cert, key, other_key, text) = (name(&one.certificate), name(&one.key), name(&other.key), name(&text));
-        Self { cert, key, other_key, unix: format!("unix:{text}"), text }
+        let config = |name: &str, text: &str| {
+            std::fs::write(dir.join(name), text).unwrap();
+            dir.join(name).to_str().unwrap().to_owned()
+        };
+        Self {
+            cert,
+            key,
+            other_key,
+            unix: format!("unix:{text}"),
+            text,
+            unknown: config("unknown.yaml", "limits:\n  strems: 5\n"),
+            duplicate: config("duplicate.yaml", "log: {level: info}\nlog: {format: json}\n"),
+            typed: config("typed.yaml", "limits:\n  streams: many\n"),
+            two: config("two.yaml", "limits: {streams: many}\nlog: {level: loud=very}\n"),
+            broken: config("broken.yaml", "limits: {streams: 5\n"),
+        }
     }
 }
 
 /// The flags of a row.
 fn flags(input: &str, files: &Files, taken: &str) -> Vec<String> {
-    let Files { cert, key, other_key, text, unix } = files;
+    let Files { cert, key, other_key, text, unix, unknown, duplicate, typed, two, broken } = files;
     let flags: Vec<(&str, &str)> = match input {
         "no control plane" => vec![("--upstream", "")],
         "unknown flag" => vec![("--nothing", "1")],
@@ -83,6 +104,13 @@ fn flags(input: &str, files: &Files, taken: &str) -> Vec<String> {
         "client CA holds a key" => vec![("--tls-cert", cert), ("--tls-key", key), ("--client-ca", key)],
         "upstream CA is missing" => vec![("--upstream-ca", "/nonexistent")],
         "token in plain text" => vec![("--upstream-token-file", text)],
+        "config is missing" => vec![("--config", "/nonexistent.yaml")],
+        "config is no configuration" => vec![("--config", text)],
+        "config is no YAML" => vec![("--config", broken)],
+        "config with an unknown key" => vec![("--config", unknown)],
+        "config with a duplicate key" => vec![("--config", duplicate)],
+        "config with a wrong type" => vec![("--config", typed)],
+        "config with two errors" => vec![("--config", two)],
         other => panic!("bad_input.txt has a row that is not tried: {other}"),
     };
     let given = |flag: &str| flags.iter().any(|(given, _)| *given == flag);
@@ -115,10 +143,10 @@ fn what_cannot_be_started_says_why_and_what_to_do() {
 async fn outpost(upstream: u16, extra: &[&str]) -> Running {
     let upstream = format!("--upstream=127.0.0.1:{upstream}");
     let base = ["outpost", "serve", "--listen=127.0.0.1:0", "--admin=127.0.0.1:0", &upstream];
-    let Verb::Serve(flags) = Cli::try_parse_from(base.iter().chain(extra)).unwrap().verb else { unreachable!() };
+    let Verb::Serve(given) = Cli::try_parse_from(base.iter().chain(extra)).unwrap().verb else { unreachable!() };
     let mut options = app::Options::default();
     options.timing.cold_grace = Duration::from_millis(300);
-    app::start(Config::check(&flags).unwrap(), options).await.unwrap()
+    app::start(Layers::read(&given).check().unwrap(), options).await.unwrap()
 }
 
 /// What one sidecar gets first: names, or why not.

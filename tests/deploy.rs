@@ -115,11 +115,18 @@ fn the_image_uses_flags_and_ports_that_exist() {
     assert!(!line("USER ").starts_with('0'), "runs as root");
 }
 
+#[test]
+fn the_example_is_a_valid_configuration() {
+    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/examples/outpost.yaml");
+    let output = outpost(&["config", "validate", "--config"]).arg(&example).output().expect("outpost runs");
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
 /// README names flags in code; each must exist.
 #[test]
 fn the_readme_names_flags_that_exist() {
     let mut known = known();
-    for verb in ["status", "explain", "version", "demo"] {
+    for verb in ["status", "explain", "version", "demo", "config"] {
         let text = help(&[verb, "--help"]);
         known.extend(text.split(|c: char| !(c.is_alphanumeric() || c == '-')).map(str::to_owned));
     }

@@ -9,7 +9,7 @@ use clap::Parser;
 use outpost::app;
 use outpost::cli::{Cli, Verb};
 use outpost::clock::Clock;
-use outpost::config::Config;
+use outpost::config::Layers;
 use outpost::proto::core::Node;
 use outpost::proto::discovery::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
 use outpost::proto::discovery::{DiscoveryRequest, DiscoveryResponse};
@@ -277,11 +277,11 @@ async fn what_panics_in_a_part_ends_the_process() {
     let control_plane = ControlPlane::start().await;
     let upstream = format!("--upstream=127.0.0.1:{}", control_plane.port);
     let flags = ["outpost", "serve", "--listen=127.0.0.1:0", "--admin=127.0.0.1:0", &upstream];
-    let Verb::Serve(flags) = Cli::try_parse_from(flags).unwrap().verb else { unreachable!() };
+    let Verb::Serve(given) = Cli::try_parse_from(flags).unwrap().verb else { unreachable!() };
     let mut options = app::Options::default();
     // The second connection is due at a moment that no clock can name.
     options.upstream.keeping.stagger = Duration::MAX;
-    let mut running = app::start(Config::check(&flags).unwrap(), options).await.unwrap();
+    let mut running = app::start(Layers::read(&given).check().unwrap(), options).await.unwrap();
     let broken = tokio::time::timeout(support::PATIENCE, running.broke()).await.expect("an end in time");
     assert_eq!(broken.part, "the upstream side", "{broken}");
     assert!(broken.how.starts_with("panicked: "), "{broken}");

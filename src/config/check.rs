@@ -1,39 +1,38 @@
 //! From flags to a [`Config`], or to everything that is wrong with them.
 
 use super::{
-    Admin, ClientTls, Config, Downstream, Endpoint, Flags, Listen, Log, LogFormat, NoWildcard, PeerLimits, Protocol,
-    ServerTls, Speak, TrustVersions, Upstream, units,
+    Admin, ClientTls, Config, Downstream, Endpoint, Flags, Listen, Log, LogFormat, NoWildcard, PeerLimits, Problem,
+    Problems, Protocol, ServerTls, Speak, TrustVersions, Upstream, units,
 };
 use crate::group::{Grouping, Rules, Secrets, SharedNode};
 use crate::xds::node::NodeLimits;
 use crate::xds::{Limits, TypeUrl};
-use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// One thing that is wrong.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Problem {
-    /// The flag, with what was given for it.
-    pub at: String,
-    /// What is wrong and what to do.
+/// One thing that is wrong, before it is known where its value came from.
+#[derive(Clone, Debug)]
+pub(super) struct Finding {
+    pub flag: &'static str,
+    /// What was given, where one value is to blame.
+    pub value: Option<String>,
+    /// What is wrong and what to do; flags are named as on the command line.
     pub what: String,
-}
-
-/// Everything that is wrong; at least one.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub struct Problems(pub Vec<Problem>);
-
-impl fmt::Display for Problems {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the configuration is not valid:")?;
-        self.0.iter().try_for_each(|problem| write!(f, "\n  {} {}", problem.at, problem.what))
-    }
 }
 
 impl Config {
     /// Checks all flags, and that the files they name can be read.
     pub fn check(flags: &Flags) -> Result<Self, Problems> {
+        let (config, findings) = Self::examine(flags);
+        let problem = |finding: Finding| {
+            let given = finding.value.map(|value| format!(" {value:?}")).unwrap_or_default();
+            Problem { at: format!("{}{given}", finding.flag), what: finding.what, excerpt: None }
+        };
+        if findings.is_empty() { Ok(config) } else { Err(Problems(findings.into_iter().map(problem).collect())) }
+    }
+
+    /// The configuration, which counts only where nothing is found wrong.
+    pub(super) fn examine(flags: &Flags) -> (Self, Vec<Finding>) {
         let mut check = Check::default();
         let config = Self {
             identifier: flags.identifier.clone(),
@@ -44,56 +43,61 @@ impl Config {
             admin: check.admin(flags.admin.as_deref()),
             log: check.log(flags),
         };
-        if check.problems.is_empty() { Ok(config) } else { Err(Problems(check.problems)) }
+        (config, check.findings)
     }
 }
 
 /// Collects problems; a value that is wrong becomes its default meanwhile.
 #[derive(Default)]
 struct Check {
-    problems: Vec<Problem>,
+    findings: Vec<Finding>,
 }
 
 impl Check {
-    fn problem(&mut self, at: impl Into<String>, what: impl Into<String>) {
-        self.problems.push(Problem { at: at.into(), what: what.into() });
+    fn problem(&mut self, flag: &'static str, what: impl Into<String>) {
+        self.findings.push(Finding { flag, value: None, what: what.into() });
     }
 
-    fn take<T>(&mut self, flag: &str, text: &str, parsed: Result<T, String>) -> Option<T> {
-        parsed.map_err(|what| self.problem(format!("{flag} {text:?}"), what)).ok()
+    /// `text` is what was given.
+    fn refuse(&mut self, flag: &'static str, text: &str, what: impl Into<String>) {
+        self.findings.push(Finding { flag, value: Some(text.into()), what: what.into() });
     }
 
-    fn one_of<T: Copy + Default>(&mut self, flag: &str, text: &str, choices: &[(&str, T)]) -> T {
+    fn take<T>(&mut self, flag: &'static str, text: &str, parsed: Result<T, String>) -> Option<T> {
+        parsed.map_err(|what| self.refuse(flag, text, what)).ok()
+    }
+
+    fn one_of<T: Copy + Default>(&mut self, flag: &'static str, text: &str, choices: &[(&str, T)]) -> T {
         let found = choices.iter().find(|(name, _)| *name == text).map(|(_, value)| *value);
         let names: Vec<_> = choices.iter().map(|(name, _)| *name).collect();
         let found = found.ok_or_else(|| format!("is none of {}", names.join(", ")));
         self.take(flag, text, found).unwrap_or_default()
     }
 
-    fn count(&mut self, flag: &str, text: &str, least: usize, most: usize) -> usize {
+    fn count(&mut self, flag: &'static str, text: &str, least: usize, most: usize) -> usize {
         self.take(flag, text, units::count(text, least, most)).unwrap_or(least)
     }
 
-    fn bytes(&mut self, flag: &str, text: &str) -> usize {
+    fn bytes(&mut self, flag: &'static str, text: &str) -> usize {
         self.take(flag, text, units::bytes(text)).unwrap_or(1)
     }
 
-    fn pair(&mut self, flag: &str, text: &str) -> Option<(String, String)> {
+    fn pair(&mut self, flag: &'static str, text: &str) -> Option<(String, String)> {
         let pair = text.split_once('=').filter(|(key, _)| !key.is_empty());
         let pair = pair.map(|(key, value)| (key.to_owned(), value.to_owned()));
         self.take(flag, text, pair.ok_or_else(|| "is no KEY=VALUE".into()))
     }
 
     /// A file that can be read now; it may change later.
-    fn file(&mut self, flag: &str, path: &Option<String>) -> Option<PathBuf> {
+    fn file(&mut self, flag: &'static str, path: &Option<String>) -> Option<PathBuf> {
         let path = path.as_ref()?;
         match std::fs::metadata(path).and_then(|meta| std::fs::File::open(path).map(|_| meta)) {
-            Ok(meta) if meta.is_dir() => self.problem(format!("{flag} {path:?}"), "is a directory; name a file"),
+            Ok(meta) if meta.is_dir() => self.refuse(flag, path, "is a directory; name a file"),
             Ok(_) => {}
-            Err(error) => self.problem(
-                format!("{flag} {path:?}"),
-                format!("cannot be read ({error}); name a file that this user may read"),
-            ),
+            Err(error) => {
+                let what = format!("cannot be read ({error}); name a file that this user may read");
+                self.refuse(flag, path, what);
+            }
         }
         Some(path.into())
     }
@@ -104,9 +108,12 @@ impl Check {
             let Some(address) = self.take("--listen", text, Listen::parse(text)) else { continue };
             let ephemeral = matches!(&address, Listen::Tcp(address) if address.port() == 0);
             if listen.contains(&address) && !ephemeral {
-                self.problem(format!("--listen {text:?}"), "is given twice; leave one out");
+                self.refuse("--listen", text, "is given twice; leave one out");
             }
             listen.push(address);
+        }
+        if flags.listen.is_empty() {
+            self.problem("--listen", "names no address; give one, such as 127.0.0.1:18000");
         }
         Downstream {
             listen,
@@ -170,7 +177,7 @@ impl Check {
             }
         }
         if flags.upstream.iter().all(|text| text.trim().is_empty()) {
-            self.problem("--upstream", "is missing; name the control plane, such as --upstream istiod.example:15012");
+            self.problem("--upstream", "is missing; name the control plane, such as istiod.example:15012");
         }
         let tls = self.client_tls(flags);
         let token_file = self.file("--upstream-token-file", &flags.upstream_token_file);
@@ -213,7 +220,7 @@ impl Check {
                 || key.ends_with("-bin")
                 || ["content-type", "te"].contains(&key.as_str());
             if bad {
-                self.problem(format!("--upstream-metadata {text:?}"), "is no request metadata that gRPC lets us set");
+                self.refuse("--upstream-metadata", text, "is no request metadata that gRPC lets us set");
             }
             metadata.push((key, value));
         }

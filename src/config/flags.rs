@@ -3,6 +3,7 @@
 //! Every value is text here, so that [`Config::check`](super::Config::check)
 //! can name all that is wrong at once.
 
+use clap::ArgAction::Set;
 use clap::Args;
 
 /// Flags of `outpost serve`. Each can be given as OUTPOST_… in the environment.
@@ -35,7 +36,8 @@ pub struct Flags {
     #[arg(long, env = "OUTPOST_UPSTREAM", value_name = "ADDR", help_heading = UPSTREAM)]
     pub upstream: Vec<String>,
     /// Use TLS, verified against the system's roots
-    #[arg(long, env = "OUTPOST_UPSTREAM_TLS", help_heading = UPSTREAM)]
+    #[arg(long, env = "OUTPOST_UPSTREAM_TLS", value_name = "BOOL", help_heading = UPSTREAM)]
+    #[arg(action = Set, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true")]
     pub upstream_tls: bool,
     /// Use TLS, verified against these roots (PEM); re-read when it changes
     #[arg(long, env = "OUTPOST_UPSTREAM_CA", value_name = "FILE", help_heading = UPSTREAM)]
@@ -114,10 +116,12 @@ pub struct Flags {
     #[arg(long, env = "OUTPOST_TRUST_INITIAL_VERSIONS", value_name = "WHAT", default_value = "wildcard", help_heading = PROTOCOL)]
     pub trust_initial_versions: String,
     /// Answer names that cannot be fetched with resource_errors instead of holding the answer
-    #[arg(long, env = "OUTPOST_COLD_ERRORS", help_heading = PROTOCOL)]
+    #[arg(long, env = "OUTPOST_COLD_ERRORS", value_name = "BOOL", help_heading = PROTOCOL)]
+    #[arg(action = Set, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true")]
     pub cold_errors: bool,
     /// Serve clients whose first request has no node, or one without id
-    #[arg(long, env = "OUTPOST_ALLOW_NODELESS", help_heading = PROTOCOL)]
+    #[arg(long, env = "OUTPOST_ALLOW_NODELESS", value_name = "BOOL", help_heading = PROTOCOL)]
+    #[arg(action = Set, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true")]
     pub allow_nodeless: bool,
 
     /// Health, metrics and state over HTTP [default: 127.0.0.1:19901, or a free port where that is taken]

@@ -1,0 +1,101 @@
+//! `outpost config`: check, describe and explain the configuration of
+//! `outpost serve`. Nothing is started and nobody is asked.
+
+use super::Failure;
+use crate::admin::report::List;
+use crate::config::{self, Given, Layers, Origin, Value};
+use clap::{Args, Subcommand, ValueEnum};
+use serde_json::json;
+
+#[derive(Args, Clone, Debug)]
+pub struct Config {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Clone, Debug, Subcommand)]
+enum What {
+    /// Check a configuration as outpost serve does; exits with 3 and all that is wrong
+    Validate(Box<Given>),
+    /// Print a configuration file of all defaults, with what each setting means
+    Defaults,
+    /// Print the JSON schema of the configuration file
+    Schema,
+    /// Print all settings, and whence each value comes
+    Effective(Effective),
+}
+
+#[derive(Args, Clone, Debug)]
+struct Effective {
+    /// How to print
+    #[arg(short, long, value_name = "FORMAT", default_value = "yaml")]
+    output: Format,
+    #[command(flatten)]
+    given: Box<Given>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Format {
+    Yaml,
+    Json,
+}
+
+/// What to print.
+pub(super) fn text(config: &Config) -> Result<String, Failure> {
+    match &config.what {
+        What::Validate(given) => {
+            checked(given)?;
+            Ok("the configuration is valid\n".into())
+        }
+        What::Defaults => Ok(config::defaults()),
+        What::Schema => Ok(pretty(&config::schema())),
+        What::Effective(effective) => {
+            let layers = checked(&effective.given)?;
+            match effective.output {
+                Format::Yaml => Ok(config::effective(layers.values())),
+                Format::Json => {
+                    let items = layers.values().iter().map(item).collect();
+                    Ok(pretty(&List::<serde_json::Value>::new("Settings", items)))
+                }
+            }
+        }
+    }
+}
+
+/// Warnings are messages, not data.
+fn checked(given: &Given) -> Result<Layers, Failure> {
+    let layers = Layers::read(given);
+    let config = layers.check().map_err(|problems| Failure::Config(problems.to_string()))?;
+    for warning in config.warnings() {
+        eprintln!("outpost: warning: {}", layers.reword(warning));
+    }
+    Ok(layers)
+}
+
+fn item(value: &Value) -> serde_json::Value {
+    let setting = &value.setting;
+    let (origin, file) = match &value.origin {
+        Origin::Unset => ("unset", None),
+        Origin::Default => ("default", None),
+        Origin::File { name, line } => ("file", Some((name, line))),
+        Origin::Environment(_) => ("environment", None),
+        Origin::Flag(_) => ("flag", None),
+    };
+    let set = value.origin != Origin::Unset;
+    let mut item = json!({
+        "key": setting.key,
+        "value": set.then(|| config::json(setting.kind, &value.texts)),
+        "origin": origin,
+        "flag": setting.flag,
+        "environment": setting.env,
+    });
+    if let Some((name, line)) = file {
+        item["file"] = json!(name);
+        item["line"] = json!(line);
+    }
+    item
+}
+
+fn pretty(value: &impl serde::Serialize) -> String {
+    serde_json::to_string_pretty(value).unwrap_or_default() + "\n"
+}
