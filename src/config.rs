@@ -6,7 +6,7 @@
 //! once: what is wrong, where, and what to do.
 //!
 //! The table of [`settings`](Setting) joins a flag to its key in the file. What
-//! describes the file is made from it: [`defaults`], [`schema`], [`effective`].
+//! describes the file is made from it: [`defaults`], [`schema()`], [`effective`].
 //!
 //! Nothing else in this program reads the environment.
 
