@@ -176,8 +176,8 @@ impl ServerSession {
         }
         let mut said = state.held.step(reach, &view);
         state.tell_variants(&mut said, look);
-        others.note_withheld(type_url, said.withheld);
         state.note_step(look, reach, &said, removal);
+        others.note_withheld(type_url, state.withheld.is_some());
         self.speak(type_url, look, Step { of, reach, said, ready });
     }
 
@@ -328,7 +328,8 @@ impl TypeState {
         if said.withheld {
             self.withheld.get_or_insert(look.now);
             self.wake = earliest(self.wake, removal.next);
-        } else {
+        } else if reach == Reach::All {
+            // Short of that, removals were not looked at.
             self.withheld = None;
         }
         self.wake = earliest(self.wake, said.wake);
