@@ -177,9 +177,10 @@ impl GroupType {
     // What is wanted.
 
     /// A member's interest changed.
-    pub(super) fn interest_moved(&mut self, scene: &Scene<'_>, moved: Moved) {
+    pub(super) fn interest_moved(&mut self, scene: &Scene<'_>, moved: Moved) -> Vec<Changed> {
+        let mut dropped = Vec::new();
         if moved.wildcard == Some(true) {
-            self.take_wildcard(scene);
+            dropped = self.take_wildcard(scene);
         }
         let referred = self.referred.clone();
         for name in moved.gained.iter().filter(|name| !referred.contains(name)) {
@@ -192,6 +193,7 @@ impl GroupType {
             self.wildcard = Some(Phase::Lingering(self.after(scene, scene.timing.linger)));
             self.wildcard_awaited = None;
         }
+        dropped
     }
 
     /// Clusters of the group refer to these assignments now.
@@ -236,15 +238,33 @@ impl GroupType {
         self.notes.serve |= self.awaited.remove(name);
     }
 
-    fn take_wildcard(&mut self, scene: &Scene<'_>) {
-        let before = self.wildcard.replace(Phase::Wanted);
+    /// What is held without a subscription was stated when the type was first
+    /// asked for on this stream, if ever. Asked for later, the wildcard is answered
+    /// with what exists, and nothing says what does not: so it goes, and what
+    /// exists comes back.
+    fn take_wildcard(&mut self, scene: &Scene<'_>) -> Vec<Changed> {
+        let before = self.wildcard;
         if before.is_some_and(Phase::is_subscribed) {
-            return;
+            self.wildcard = Some(Phase::Wanted);
+            return Vec::new();
         }
-        if before.is_some() && self.complete && scene.connected {
+        let mut dropped = Vec::new();
+        if self.pulse.has_begun() {
+            let unsaid = self.tree.iter().filter(|entry| !self.covers(entry.name(), entry.aliases()));
+            dropped.extend(unsaid.map(|entry| Changed {
+                name: entry.name().clone(),
+                from: Some(entry.clone()),
+                to: None,
+            }));
+            self.install(scene, &dropped);
+            self.labels.local(&self.tree, Step::Nothing);
+            self.complete = false;
+        } else if before.is_some() && self.complete && scene.connected {
             self.wildcard_awaited = Some(scene.now + scene.timing.reconfirm);
         }
+        self.wildcard = Some(Phase::Wanted);
         self.wildcard_changed();
+        dropped
     }
 
     fn wildcard_changed(&mut self) {

@@ -11,6 +11,7 @@ pub(super) struct Pulse {
     /// The oldest ask that was not answered.
     asked: Option<Moment>,
     /// Since the stream opened.
+    begun: bool,
     answered: bool,
     /// How long it has been synced, all in all, not counting the present run.
     total: Duration,
@@ -32,13 +33,19 @@ impl Pulse {
             self.confirmed = heard.max(self.confirmed);
         }
         self.pause(now);
-        (self.open, self.asked, self.answered) = (false, None, false);
+        (self.open, self.begun, self.asked, self.answered) = (false, false, None, false);
     }
 
     pub(super) fn asked(&mut self, now: Moment) {
         if self.open {
+            self.begun = true;
             self.asked.get_or_insert(now);
         }
+    }
+
+    /// Something of the type was asked for on the stream that stands.
+    pub(super) fn has_begun(&self) -> bool {
+        self.begun
     }
 
     pub(super) fn answered(&mut self, now: Moment) {

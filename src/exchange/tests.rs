@@ -512,6 +512,21 @@ fn unconfirmed_names_wait_for_the_upstream_for_a_second() {
     assert_eq!(bench.awaits("cds"), "");
 }
 
+/// What went while nobody subscribed to it is told by no delta answer.
+#[test]
+fn a_wildcard_after_names_believes_nothing_that_was_not_subscribed() {
+    let mut bench = Bench::wanting("cds", &["X", "Y"]);
+    bench.state.asked(bench.now, &kind("cds"));
+    bench.apply(with("cds", "", &["X1", "Y1"]));
+    bench.want(ONE, "cds", &["Y"]);
+    bench.seconds(60);
+    assert_eq!((bench.asks("cds"), bench.shows("cds")), ("Y".into(), "X1 Y1".into()));
+    bench.want(ONE, "cds", &["*", "Y"]);
+    assert_eq!(bench.shows("cds"), "Y1", "X may be gone");
+    bench.apply(Update { answers_wildcard: true, ..with("cds", "", &["Y1", "Z1"]) });
+    assert_eq!(bench.shows("cds"), "Y1 Z1");
+}
+
 #[test]
 fn a_wildcard_wanted_again_waits_too() {
     let mut bench = Bench::wanting("cds", &["*"]);
