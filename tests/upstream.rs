@@ -344,14 +344,14 @@ async fn who_finds_the_better_address_full_stays_where_it_is() {
     back[0].asked().await;
     back[0].send(Response::new("cds").resource("a", "1").nonce("1"));
     eventually("one moved back", || {
-        clock.advance(100 * MS);
+        clock.advance(10 * MS);
         let left = moved.iter_mut().map(Play::has_ended).filter(|ended| !ended).count();
         if left == 1 { Ok(()) } else { Err(format!("{left} are left")) }
     })
     .await;
-    for _ in 0..300 {
-        clock.advance(Duration::from_secs(1));
-        tokio::time::sleep(MS).await;
+    for _ in 0..100 {
+        clock.advance(10 * MS);
+        tokio::time::sleep(2 * MS).await;
     }
     assert!(other.try_stream().is_none() && better.try_stream().is_none());
     assert_eq!(moved.iter_mut().map(Play::has_ended).filter(|ended| !ended).count(), 1);
@@ -361,7 +361,7 @@ async fn who_finds_the_better_address_full_stays_where_it_is() {
 async fn eventually_streams(clock: &Clock, server: &mut Server, count: usize) -> Vec<Play> {
     let mut streams = Vec::new();
     eventually("streams", || {
-        clock.advance(100 * MS);
+        clock.advance(10 * MS);
         streams.extend(server.try_stream());
         if streams.len() == count { Ok(()) } else { Err(format!("{} streams", streams.len())) }
     })

@@ -102,8 +102,7 @@ impl GroupState {
         }
         self.step(now, &want.type_url, |kind, scene| {
             let moved = kind.interest.replace(member, want);
-            kind.interest_moved(scene, moved);
-            Vec::new()
+            kind.interest_moved(scene, moved)
         });
     }
 
@@ -114,8 +113,7 @@ impl GroupState {
         }
         self.step_all(now, |kind, scene| {
             let moved = kind.interest.remove(member);
-            kind.interest_moved(scene, moved);
-            Vec::new()
+            kind.interest_moved(scene, moved)
         });
         self.wakes.retain(|other| *other != member);
     }
@@ -194,6 +192,11 @@ impl GroupState {
 
     /// The upstream's connection gave a sign of life.
     pub fn heard(&mut self, now: Moment) {
+        self.note_heard(now);
+        self.publish(now);
+    }
+
+    fn note_heard(&mut self, now: Moment) {
         if let Line::Up { heard, .. } = &mut self.line {
             *heard = Some(now);
         }
@@ -206,7 +209,7 @@ impl GroupState {
 
     /// Commits what the upstream says. After this it may be acknowledged.
     pub fn apply(&mut self, now: Moment, update: Update) -> Applied {
-        self.heard(now);
+        self.note_heard(now);
         let mut applied = Applied::default();
         let type_url = update.type_url.clone();
         self.step(now, &type_url, |kind, scene| {

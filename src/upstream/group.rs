@@ -45,6 +45,8 @@ pub(super) struct Driver {
     opening: Option<oneshot::Receiver<()>>,
     backoff: Backoff,
     not_before: Moment,
+    /// The addresses better than that of `live` were full; they are asked again then.
+    full_until: Moment,
     wants: Vec<Want>,
     /// The wants may be others, and when they were last read.
     stale: bool,
@@ -72,6 +74,7 @@ impl Driver {
             opening: None,
             backoff: Backoff::default(),
             not_before: Moment::START,
+            full_until: Moment::START,
             wants: Vec::new(),
             stale: true,
             read: None,
@@ -198,7 +201,7 @@ impl Driver {
         let level = *self.level.borrow_and_update();
         let wanted = match &self.live {
             None => self.wants.iter().any(|want| want.wildcard || !want.names.is_empty()),
-            Some(live) => !self.serves_well(live) || live.site.priority > level,
+            Some(live) => !self.serves_well(live) || live.site.priority > level && now >= self.full_until,
         };
         if self.live.is_none() && !self.told_problem {
             let problem = self.problem.borrow_and_update().clone();
@@ -251,7 +254,7 @@ impl Driver {
         let Some((site, connection)) = self.shared.pool.place() else { return };
         if self.live.as_ref().is_some_and(|live| self.serves_well(live) && site.priority >= live.site.priority) {
             // The better addresses stand, and are full.
-            self.not_before = now + self.shared.waits.most.mul_f64(rand::random_range(0.5..1.0));
+            self.full_until = now + self.shared.waits.most.mul_f64(rand::random_range(0.5..1.0));
             return;
         }
         let metadata = match self.shared.metadata.read() {
@@ -312,6 +315,9 @@ impl Driver {
 
     fn heard(&mut self, now: Moment, which: Which, heard: &Heard) {
         self.shared.metrics.heard(heard);
+        if which == Which::Live {
+            self.handle.heard();
+        }
         if let Heard::Rejected { type_url, reason } = heard
             && let Some(stream) = self.of(which)
         {
@@ -405,7 +411,8 @@ impl Driver {
 
     fn deadline(&mut self, now: Moment) -> Option<Moment> {
         let gather = self.read.filter(|_| self.stale).map(|read| read + self.shared.timing.gather);
-        let retry = (self.opening.is_none() && self.not_before > now).then_some(self.not_before);
+        let later = |at: Moment| (self.opening.is_none() && at > now).then_some(at);
+        let retry = earliest(later(self.not_before), later(self.full_until));
         let unsure = self.live.as_ref().filter(|live| !live.doubts.is_empty());
         let patience = self.next.as_ref().or(unsure).map(|stream| stream.opened + self.shared.waits.patience);
         let patience = patience.filter(|at| *at > now);
