@@ -75,7 +75,23 @@ pub struct Exchange {
     timers: Mutex<BTreeSet<(Moment, GroupKey)>>,
     timers_sooner: Notify,
     calm: Mutex<Calm>,
+    searches: Pace,
     metrics: Metrics,
+}
+
+/// Lets something be done once a second.
+#[derive(Debug, Default)]
+struct Pace(Mutex<Option<Moment>>);
+
+impl Pace {
+    fn due(&self, now: Moment) -> bool {
+        let mut last = lock(&self.0);
+        let due = last.is_none_or(|last| now.since(last) >= Duration::from_secs(1));
+        if due {
+            *last = Some(now);
+        }
+        due
+    }
 }
 
 impl Exchange {
@@ -92,6 +108,7 @@ impl Exchange {
             timers: Mutex::default(),
             timers_sooner: Notify::new(),
             calm: Mutex::default(),
+            searches: Pace::default(),
             metrics: Metrics::default(),
         })
     }
@@ -169,19 +186,28 @@ impl Exchange {
     /// many are kept. A tenth goes at once, so that a flood pays for the search once
     /// in a while.
     fn make_room(&self) {
-        if self.groups.len() <= MOST_GROUPS {
+        let now = self.clock.now();
+        if self.groups.len() <= MOST_GROUPS || !self.searches.due(now) {
             return;
         }
         let mut empty: Vec<_> =
             self.slots().into_iter().filter_map(|slot| Some((slot.lock().empty_since()?, slot.key.clone()))).collect();
         empty.sort_unstable_by_key(|(since, _)| *since);
         let excess = (self.groups.len() - MOST_GROUPS) + MOST_GROUPS / 10;
+        let mut forgotten = 0;
         for (_, key) in empty.iter().take(excess) {
             if let Some((_, slot)) = self.groups.remove_if(key, |_, slot| slot.lock().retire()) {
                 self.act(&slot, |_, _| ());
+                forgotten += 1;
             }
         }
-        tracing::warn!(most = MOST_GROUPS, "more groups than are kept; those longest without members were forgotten");
+        if forgotten > 0 {
+            tracing::warn!(
+                forgotten,
+                most = MOST_GROUPS,
+                "groups longest without members were forgotten: there are too many"
+            );
+        }
     }
 
     /// A group whose upstream side has something to do: it is new, or what it
