@@ -115,6 +115,7 @@ impl GroupState {
             let moved = kind.interest.remove(member);
             kind.interest_moved(scene, moved)
         });
+        self.forget_types();
         self.wakes.retain(|other| *other != member);
     }
 
@@ -225,6 +226,7 @@ impl GroupState {
     /// Does what is due; to be called at [`deadline`](Self::deadline).
     pub fn tick(&mut self, now: Moment) {
         self.step_all(now, |kind, scene| kind.tick(scene));
+        self.forget_types();
     }
 
     /// When [`tick`](Self::tick) has something to do.
@@ -306,6 +308,15 @@ impl GroupState {
             self.quiet_step(now, &type_url, connected, &mut act);
         }
         self.publish(now);
+    }
+
+    /// Types of which nothing is held and nothing wanted: clients choose them.
+    fn forget_types(&mut self) {
+        if self.types.values().any(|kind| kind.is_over()) {
+            self.types.retain(|_, kind| !kind.is_over());
+            let served = Arc::make_mut(&mut self.served);
+            served.types.retain(|type_url, _| self.types.contains_key(type_url));
+        }
     }
 
     /// A step, without publishing.

@@ -158,6 +158,17 @@ impl GroupType {
             || self.leases.lingering() > 0
     }
 
+    /// Nobody wants anything of it, and nothing of it is held.
+    pub(super) fn is_over(&self) -> bool {
+        self.interest.is_empty()
+            && self.referred.is_empty()
+            && self.leases.is_empty()
+            && self.wildcard.is_none()
+            && self.tree.is_empty()
+            // The upstream side knows that nothing is subscribed.
+            && self.union.as_ref().is_some_and(|names| names.is_empty())
+    }
+
     /// Is what is held for `name`, which was not subscribed until now, what the
     /// upstream says? So it is where another subscription covers it.
     fn is_confirmed(&self, name: &str) -> bool {

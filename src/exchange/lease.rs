@@ -57,6 +57,10 @@ impl Leases {
         self.lingering() > 0 && self.phase(name).is_some_and(Phase::is_subscribed)
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_none()
+    }
+
     /// How many linger.
     pub(super) fn lingering(&self) -> usize {
         self.0.as_ref().map_or(0, |names| names.lingering)

@@ -512,6 +512,24 @@ fn unconfirmed_names_wait_for_the_upstream_for_a_second() {
     assert_eq!(bench.awaits("cds"), "");
 }
 
+#[test]
+fn types_that_nobody_wants_and_that_hold_nothing_are_forgotten() {
+    let mut bench = Bench::wanting("cds", &["*"]);
+    bench.want(TWO, "rtds", &[]);
+    bench.want(TWO, "eds", &["A"]);
+    assert_eq!((bench.asks("eds"), bench.state.served().types.len()), ("A".into(), 3));
+    bench.state.leave(bench.now, TWO);
+    assert!(bench.state.served().of(&kind("rtds")).is_none());
+    bench.seconds(60);
+    assert!(bench.state.served().of(&kind("eds")).is_some(), "the upstream side does not know yet");
+    assert_eq!(bench.asks("eds"), "", "given up after its linger");
+    bench.want(TWO, "cds", &["*"]);
+    bench.state.leave(bench.now, TWO);
+    assert_eq!(bench.state.served().types.len(), 1, "and forgotten when it idled");
+    bench.want(TWO, "eds", &["A"]);
+    assert_eq!(bench.asks("eds"), "A");
+}
+
 /// What went while nobody subscribed to it is told by no delta answer.
 #[test]
 fn a_wildcard_after_names_believes_nothing_that_was_not_subscribed() {
