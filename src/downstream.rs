@@ -68,6 +68,8 @@ struct Shared {
     nacks: Nacks,
     /// By reason, a closed set.
     refusals: Quiet<&'static str>,
+    /// By type.
+    oversize: Quiet<&'static str>,
     side: Side,
     /// For requests that are half here.
     budget: Arc<Budget>,
@@ -86,8 +88,16 @@ pub fn serve(settings: Settings, parts: Parts) -> Result<Downstream, BindError> 
     let tls = transport.tls.clone();
     tls.iter().for_each(|tls| parts.metrics.show(tls));
     let budget = Budget::new(settings.half_requests);
-    let (nacks, refusals) = (Nacks::default(), Quiet::new(REFUSALS, usize::MAX));
-    let shared = Shared { settings, parts, clients: clients.clone(), nacks, refusals, side: side.clone(), budget };
+    let shared = Shared {
+        settings,
+        parts,
+        clients: clients.clone(),
+        nacks: Nacks::default(),
+        refusals: Quiet::new(REFUSALS, usize::MAX),
+        oversize: Quiet::new(1, usize::MAX),
+        side: side.clone(),
+        budget,
+    };
     let server = bound.serve(transport, clock, connections, Arc::new(shared));
     Ok(Downstream { addresses, clients, side, server, tls })
 }

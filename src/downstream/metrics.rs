@@ -69,6 +69,7 @@ pub struct Metrics {
     responses: Family<TypeLabels, Counter>,
     response_bytes: Family<TypeLabels, Counter>,
     response_size: Histogram,
+    oversize: Family<TypeLabels, Counter>,
     rejected: Family<ReasonLabels, Counter>,
     unimplemented: Counter,
     latency: Family<StageLabels, Histogram>,
@@ -90,6 +91,7 @@ impl Metrics {
             responses: Family::default(),
             response_bytes: Family::default(),
             response_size: Histogram::new(BYTES),
+            oversize: Family::default(),
             rejected: Family::default(),
             unimplemented: Counter::default(),
             latency: Family::new_with_constructor(|| Histogram::new(SECONDS)),
@@ -108,6 +110,11 @@ impl Metrics {
         registry.register("responses", "Responses written", this.responses.clone());
         registry.register("response_bytes", "Bytes of responses written", this.response_bytes.clone());
         registry.register_with_unit("response_size", "Size of a response", Unit::Bytes, this.response_size.clone());
+        registry.register(
+            "oversize_responses",
+            "Responses above the size of splitting that cannot be split",
+            this.oversize.clone(),
+        );
         registry.register(
             "rejected",
             "Streams that this server refused or ended, by what was wrong",
@@ -147,6 +154,10 @@ impl Metrics {
         self.responses.get_or_create(&labels).inc();
         self.response_bytes.get_or_create(&labels).inc_by(bytes as u64);
         self.response_size.observe(bytes as f64);
+    }
+
+    pub(super) fn oversize(&self, type_url: &TypeUrl) {
+        self.oversize.get_or_create(&TypeLabels { r#type: type_url.short() }).inc();
     }
 
     pub(super) fn unimplemented(&self) {

@@ -360,10 +360,29 @@ impl Stream<'_> {
         }
         self.pace.began(now);
         let bytes = self.sender.waiting();
+        if bytes > self.shared.settings.session.split && response.is_whole() {
+            self.note_oversize(now, &response.type_url, bytes);
+        }
         self.flight = Some(Flight { type_url: response.type_url.clone(), bytes, received: response.received });
         // Mostly the transport takes it at once; else the loop goes on with it.
         if let Some(Ok(())) = self.sender.flush().now_or_never() {
             self.written(now);
+        }
+    }
+
+    /// Many clients take no more than 4 MiB, and this cannot be split (C-171, C-172).
+    fn note_oversize(&self, now: Moment, type_url: &TypeUrl, bytes: usize) {
+        let short = type_url.short();
+        self.shared.parts.metrics.oversize(type_url);
+        if let Some(others) = self.shared.oversize.due(now, &short) {
+            let node = self.listed.client.known().map(|known| known.node);
+            tracing::warn!(
+                r#type = short,
+                bytes,
+                ?node,
+                others,
+                "a response is larger than --split-bytes and cannot be split in SotW; let the sidecar speak delta, or raise its limit"
+            );
         }
     }
 

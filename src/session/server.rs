@@ -182,6 +182,11 @@ pub struct Response {
 }
 
 impl Response {
+    /// It states a whole set and is never split (C-032).
+    pub fn is_whole(&self) -> bool {
+        self.variant == Variant::Sotw && self.type_url.full_state()
+    }
+
     /// The fields that belong to the stream. The message is this and the
     /// frame's body, in either order.
     pub fn prefix(&self, control_plane: &str) -> Bytes {

@@ -292,3 +292,19 @@ async fn a_drain_ends_streams_after_an_answer() {
     assert_eq!(stack.downstream.connections(), 0);
     stack.counts("streams_ended_total{reason=\"drain\"} 2").await;
 }
+
+#[tokio::test]
+async fn a_response_that_cannot_be_split_is_counted() {
+    let stack = Stack::new();
+    let (asks, requests) = mpsc::channel(8);
+    let mut client = AggregatedDiscoveryServiceClient::new(stack.channel().await).max_decoding_message_size(usize::MAX);
+    asks.send(DiscoveryRequest { node: Some(node("one")), ..sotw("cds", &["a"]) }).await.unwrap();
+    let mut answers =
+        soon("headers", client.stream_aggregated_resources(ReceiverStream::new(requests))).await.unwrap().into_inner();
+    let group = stack.group().await;
+    group.stream_opened("upstream:1".into());
+    eventually("the interest is known", || group.wanted_upstream().iter().any(|want| want.names.len() == 1)).await;
+    group.apply(update("cds", "v1", &[("a", &vec![b'x'; 4 << 20])]));
+    soon("a response", answers.message()).await.unwrap().unwrap();
+    stack.counts("oversize_responses_total{type=\"cds\"} 1").await;
+}
