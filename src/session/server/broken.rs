@@ -145,7 +145,7 @@ impl ServerSession {
         }
         if nack && (on("C-100") || on("C-100c")) {
             let names: Vec<Name> = state.subscription.names().iter().cloned().collect();
-            state.held.forget_all();
+            state.held.forget_all(None);
             for name in names {
                 state.held.except(name, Exception::of(Has::Nothing));
             }

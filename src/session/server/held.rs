@@ -37,6 +37,11 @@ impl Exception {
     pub(super) fn asked() -> Self {
         Self { answer: true, ..Self::of(Has::Nothing) }
     }
+
+    /// The client has something under the name.
+    fn has_some(&self) -> bool {
+        matches!(self.has, Has::Present(_) | Has::Unknown | Has::Stated(_))
+    }
 }
 
 /// How far a step may go.
@@ -143,10 +148,17 @@ impl Held {
         self.exceptions.remove(name);
     }
 
-    /// Everything is to be sent again (C-073).
-    pub(super) fn forget_all(&mut self) {
-        self.tree = self.tree.is_some().then(Tree::default);
-        self.exceptions.retain(|_, exception| exception.answer);
+    /// Everything is to be sent again (C-073). What the client has and `served`
+    /// lacks is still to be removed.
+    pub(super) fn forget_all(&mut self, served: Option<&Tree>) {
+        let is_served = |name: &Name| served.and_then(|tree| tree.get(name)).is_some_and(|entry| entry.is_present());
+        let tree = self.tree.take();
+        self.tree = tree.is_some().then(Tree::default);
+        self.exceptions.retain(|name, exception| exception.answer || exception.has_some() && !is_served(name));
+        let gone = tree.iter().flat_map(|tree| tree.iter()).filter(|had| had.is_present() && !is_served(had.name()));
+        for had in gone {
+            self.exceptions.entry(had.name().clone()).or_insert_with(|| Exception::of(Has::Present(had.clone())));
+        }
     }
 
     /// The coverage grew from `names` to a wildcard: what the client has is

@@ -13,6 +13,7 @@ use super::{Output, Rejection, Response, ServerSession, Settings, TypeState};
 use crate::breaks;
 use crate::content::{self, Body, Encoding, Entry, Frames, Parts, Served, ServedType, Store};
 use crate::session::Want;
+use crate::xds::name::normal;
 use crate::xds::time::earliest;
 use crate::xds::types::{Kind, Variant};
 use crate::xds::{Moment, Name, TypeUrl, cluster, code};
@@ -281,7 +282,7 @@ impl ServerSession {
                 Body::Resource(blob) => cluster::eds_name(blob.value()),
                 _ => None,
             });
-            eds.map(Name::from).filter(|name| state.subscription.covers(name, &[])).collect()
+            eds.map(|name| normal(&name)).filter(|name| state.subscription.covers(name, &[])).collect()
         };
         for name in names {
             if let Some(entry) = state.held.entry(&name).cloned() {

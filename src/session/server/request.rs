@@ -166,7 +166,8 @@ impl ServerSession {
         let Some(state) = self.types.get_mut(type_url) else { return };
         let wildcard = state.subscription.wildcard();
         if shift.wildcard_again && !breaks::on("C-073") {
-            state.held.forget_all();
+            let tree = self.served.as_ref().and_then(|served| served.of(type_url)).map(|of| of.tree.clone());
+            state.held.forget_all(tree.as_ref());
             state.owed = true;
         } else if shift.wildcard_added {
             if breaks::on("C-061") && !first {

@@ -240,3 +240,20 @@ fn one_stream_asks_for_so_many_types() {
     assert!(ask(3).is_ok());
     assert_eq!(ask(64).map(|_| ()).map_err(|rejection| rejection.reason), Err("types"));
 }
+
+#[test]
+fn a_wildcard_taken_up_again_forgets_no_removal() {
+    let mut bench = Bench::new(Variant::Delta);
+    bench.ask(CDS, "", delta(&["*"], &[], &[]));
+    bench.world(CDS, "v1", &[("A", "1"), ("B", "1")]);
+    assert_eq!(bench.said(), ["cds v1 A1 B1"]);
+    bench.ack(CDS, delta(&[], &[], &[]));
+    bench.world(CDS, "v2", &[("B", "-")]);
+    assert_eq!(bench.said(), Vec::<String>::new(), "withheld");
+    bench.ask(CDS, "", delta(&["*"], &[], &[]));
+    let mut said = bench.said();
+    bench.pass(Duration::from_secs(6));
+    said.extend(bench.said());
+    assert!(said[0].ends_with("A1"), "{said:?}");
+    assert!(said.last().unwrap().ends_with("-B"), "{said:?}");
+}
