@@ -10,8 +10,9 @@ pub(super) struct Pulse {
     open: bool,
     /// The oldest ask that was not answered.
     asked: Option<Moment>,
-    /// Since the stream opened.
+    /// Something was asked since the stream opened …
     begun: bool,
+    /// … and answered.
     answered: bool,
     /// How long it has been synced, all in all, not counting the present run.
     total: Duration,

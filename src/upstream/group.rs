@@ -315,9 +315,6 @@ impl Driver {
 
     fn heard(&mut self, now: Moment, which: Which, heard: &Heard) {
         self.shared.metrics.heard(heard);
-        if which == Which::Live {
-            self.handle.heard();
-        }
         if let Heard::Rejected { type_url, reason } = heard
             && let Some(stream) = self.of(which)
         {
@@ -327,6 +324,10 @@ impl Driver {
                 type_url.short()
             );
             stream.site.note_loss(now, "rejected", &text.into());
+            if which == Which::Live {
+                // A sign of life; what is accepted gives one when it is committed.
+                self.handle.heard();
+            }
         }
     }
 
