@@ -8,6 +8,7 @@
 //! | `GET /clients` | streams of sidecars, as JSON; `?node=` for those of one node |
 //! | `GET /groups` | what is held and wanted, as JSON |
 //! | `GET /upstreams` | addresses of the control plane, as JSON |
+//! | `GET /configuration` | how the last reading of the configuration went, as JSON |
 //! | `GET /explain?node=&type=&name=` | why a node has a resource or not, as JSON |
 //!
 //! JSON is our own schema ([`report`]) with an `apiVersion`. No payload of a
@@ -29,7 +30,7 @@ use axum::routing::get;
 use futures_util::future::BoxFuture;
 use prometheus_client::registry::Registry;
 use ready::{Certificate, Facts};
-use report::{Client, Explanation, Group, List, Upstream};
+use report::{Client, Configuration, Explanation, Group, List, Upstream};
 use serde::Deserialize;
 use std::io;
 use std::net::SocketAddr;
@@ -52,6 +53,8 @@ pub struct Sources {
     pub upstreams: Source<(), Vec<Upstream>>,
     /// One for each stream of the node.
     pub explain: Source<Question, Vec<Explanation>>,
+    /// One.
+    pub configuration: Source<(), Vec<Configuration>>,
 }
 
 /// What `outpost explain` asks.
@@ -100,6 +103,7 @@ pub async fn serve(listener: TcpListener, sources: Sources, stop: impl Future<Ou
         .route("/groups", get(groups))
         .route("/upstreams", get(upstreams))
         .route("/explain", get(explain))
+        .route("/configuration", get(configuration))
         .with_state(Arc::new(sources));
     if let Err(error) = axum::serve(listener, router).with_graceful_shutdown(stop).await {
         tracing::warn!(%error, "the admin endpoint ended");
@@ -109,7 +113,7 @@ pub async fn serve(listener: TcpListener, sources: Sources, stop: impl Future<Ou
 type Shared = State<Arc<Sources>>;
 
 async fn index() -> &'static str {
-    "outpost: /livez /readyz?verbose /metrics /clients /groups /upstreams /explain?node=&type=&name=\n"
+    "outpost: /livez /readyz?verbose /metrics /clients /groups /upstreams /configuration /explain?node=&type=&name=\n"
 }
 
 async fn readyz(State(sources): Shared, Query(query): Query<Verbose>) -> (StatusCode, String) {
@@ -149,6 +153,10 @@ async fn groups(State(sources): Shared) -> Response {
 
 async fn upstreams(State(sources): Shared) -> Response {
     within((sources.upstreams)(()), "Upstreams").await
+}
+
+async fn configuration(State(sources): Shared) -> Response {
+    within((sources.configuration)(()), "Configurations").await
 }
 
 #[derive(Deserialize)]

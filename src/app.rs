@@ -2,8 +2,10 @@
 //!
 //! [`start`] makes every part of a checked configuration and joins them;
 //! [`Running::stop`] takes them down in order: not ready, no new connection,
-//! streams ended over the drain window, then the rest.
+//! streams ended over the drain window, then the rest. [`Running::follow`] lets a
+//! changed configuration count meanwhile.
 
+mod reload;
 mod reports;
 mod tasks;
 
@@ -12,9 +14,9 @@ pub use tasks::Broken;
 use crate::admin::ready::Facts;
 use crate::admin::{self, AdminError, Sources};
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{Config, Given, Layers};
 use crate::content::Store;
-use crate::downstream::{self, Downstream, Parts};
+use crate::downstream::{self, Downstream, Parts, Policy};
 use crate::exchange::Exchange;
 use crate::transport::server::{self, BindError, Listen};
 use crate::transport::tls::TlsError;
@@ -22,12 +24,13 @@ use crate::upstream::{self, SetupError, Upstream};
 use crate::xds::Timing;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
+use reload::Reload;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tasks::Tasks;
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 
 /// Diffs and frames that nobody asked for in one to two such spans are forgotten.
 const SWEEP: Duration = Duration::from_secs(5);
@@ -72,7 +75,9 @@ pub struct Running {
     exchange: Arc<Exchange>,
     store: Arc<Store>,
     draining: Arc<AtomicBool>,
-    drain: Duration,
+    configuration: Arc<reload::State>,
+    clock: Clock,
+    timing: Timing,
     admin_stop: Option<oneshot::Sender<()>>,
     tasks: Tasks,
 }
@@ -99,22 +104,23 @@ pub async fn start(config: Config, options: Options) -> Result<Running, StartErr
     let parts = Parts {
         exchange: exchange.clone(),
         store: store.clone(),
-        rules: config.rules.clone(),
         clock: clock.clone(),
         metrics: downstream::Metrics::register(below),
         connections: server::Metrics::register(below),
     };
-    let downstream = Arc::new(downstream::serve(downstream::Settings::of(&config, timing)?, parts)?);
+    let policy = Policy::of(&config, timing.clone());
+    let downstream = Arc::new(downstream::serve(downstream::Settings::of(&config)?, policy, parts)?);
+    let configuration = reload::State::register(&mut registry, config.downstream.drain, clock.now());
 
     let draining = Arc::new(AtomicBool::new(false));
     let facts = facts(draining.clone(), exchange.clone(), upstream.clone());
     let (admin_stop, stopped) = oneshot::channel();
-    let sources = sources(registry, facts.clone(), &downstream, &upstream, &exchange, &clock);
+    let sources = sources(registry, facts.clone(), &downstream, &upstream, &exchange, &clock, &configuration);
     let mut tasks = Tasks::default();
     tasks.spawn("the exchange", exchange.clone().run());
     tasks.spawn("the upstream side", upstream.clone().run());
     tasks.spawn("the sweep of the store", sweep(store.clone(), sweep_clock));
-    tasks.spawn("the watch over readiness", tell_health(downstream.clone(), clock, facts));
+    tasks.spawn("the watch over readiness", tell_health(downstream.clone(), clock.clone(), facts));
     let accepting = downstream.clone();
     tasks.spawn("accepting sidecars", async move { accepting.broke().await });
     tasks.spawn(
@@ -130,7 +136,9 @@ pub async fn start(config: Config, options: Options) -> Result<Running, StartErr
         exchange,
         store,
         draining,
-        drain: config.downstream.drain,
+        configuration,
+        clock,
+        timing,
         admin_stop: Some(admin_stop),
         tasks,
     })
@@ -144,6 +152,7 @@ fn sources(
     upstream: &Arc<Upstream>,
     exchange: &Arc<Exchange>,
     clock: &Clock,
+    configuration: &Arc<reload::State>,
 ) -> Sources {
     Sources {
         registry,
@@ -153,6 +162,7 @@ fn sources(
         groups: reports::groups(exchange.clone(), clock.clone()),
         upstreams: reports::upstreams(upstream.clone(), clock.clone()),
         explain: reports::explain(downstream.clone(), exchange.clone(), clock.clone()),
+        configuration: reports::configuration(configuration.clone(), clock.clone()),
     }
 }
 
@@ -218,6 +228,20 @@ impl Running {
         &self.downstream
     }
 
+    /// Reads the configuration again when its file changes, and when `asked`.
+    /// `layers` are what it was started with.
+    pub fn follow(&mut self, given: &Given, layers: Layers, asked: Arc<Notify>) {
+        let reload = Reload {
+            given: given.clone(),
+            state: self.configuration.clone(),
+            downstream: self.downstream.clone(),
+            timing: self.timing.clone(),
+            clock: self.clock.clone(),
+            asked,
+        };
+        self.tasks.spawn("the watch over the configuration", reload.run(layers));
+    }
+
     /// Returns when a part ended that should not: the process is to end.
     pub async fn broke(&mut self) -> Broken {
         self.tasks.broke().await
@@ -227,7 +251,7 @@ impl Running {
     /// window. The admin endpoint answers until the end.
     pub async fn stop(mut self) {
         self.draining.store(true, Ordering::Relaxed);
-        self.downstream.drain(self.drain).await;
+        self.downstream.drain(self.configuration.drain()).await;
         if let Some(stop) = self.admin_stop.take() {
             let _ = stop.send(());
         }

@@ -24,12 +24,11 @@ mod stream;
 
 pub use clients::Clients;
 pub use metrics::Metrics;
-pub use settings::Settings;
+pub use settings::{Policy, Settings};
 
 use crate::clock::Clock;
 use crate::content::Store;
 use crate::exchange::Exchange;
-use crate::group::Rules;
 use crate::quiet::Quiet;
 use crate::transport::frame::Budget;
 use crate::transport::server::{self, BindError, Bound, Call, Handler, Listen, Server};
@@ -40,12 +39,12 @@ use services::Route;
 use side::Side;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::watch;
 
 /// What the streams stand on.
 pub struct Parts {
     pub exchange: Arc<Exchange>,
     pub store: Arc<Store>,
-    pub rules: Arc<Rules>,
     pub clock: Clock,
     pub metrics: Metrics,
     pub connections: server::Metrics,
@@ -58,11 +57,14 @@ pub struct Downstream {
     side: Side,
     server: Server,
     tls: Option<Arc<ServerTls>>,
+    policy: Arc<watch::Sender<Arc<Policy>>>,
 }
 
 /// What every stream shares.
 struct Shared {
     settings: Settings,
+    /// For streams that begin now.
+    policy: Arc<watch::Sender<Arc<Policy>>>,
     parts: Parts,
     clients: Arc<Clients>,
     nacks: Nacks,
@@ -79,7 +81,7 @@ struct Shared {
 const REFUSALS: u64 = 3;
 
 /// Listens where the settings say and serves from then on. Needs a runtime.
-pub fn serve(settings: Settings, parts: Parts) -> Result<Downstream, BindError> {
+pub fn serve(settings: Settings, policy: Policy, parts: Parts) -> Result<Downstream, BindError> {
     let bound = Bound::bind(&settings.listen)?;
     let addresses = bound.addresses();
     let (clients, side) = (Arc::new(Clients::default()), Side::new());
@@ -88,8 +90,10 @@ pub fn serve(settings: Settings, parts: Parts) -> Result<Downstream, BindError> 
     let tls = transport.tls.clone();
     tls.iter().for_each(|tls| parts.metrics.show(tls));
     let budget = Budget::new(settings.half_requests);
+    let policy = Arc::new(watch::Sender::new(Arc::new(policy)));
     let shared = Shared {
         settings,
+        policy: policy.clone(),
         parts,
         clients: clients.clone(),
         nacks: Nacks::default(),
@@ -99,7 +103,7 @@ pub fn serve(settings: Settings, parts: Parts) -> Result<Downstream, BindError> 
         budget,
     };
     let server = bound.serve(transport, clock, connections, Arc::new(shared));
-    Ok(Downstream { addresses, clients, side, server, tls })
+    Ok(Downstream { addresses, clients, side, server, tls, policy })
 }
 
 impl Downstream {
@@ -114,6 +118,12 @@ impl Downstream {
 
     pub fn connections(&self) -> usize {
         self.server.connections()
+    }
+
+    /// Streams that begin from now on are served by `policy`; those that stand are
+    /// not disturbed.
+    pub fn set_policy(&self, policy: Policy) {
+        self.policy.send_replace(Arc::new(policy));
     }
 
     /// How the certificate is that sidecars are shown; `None` without TLS.

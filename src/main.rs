@@ -9,7 +9,9 @@ use outpost::demo;
 use outpost::logs;
 use outpost::transport::server::Listen;
 use std::process::ExitCode;
+use std::sync::Arc;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::Notify;
 
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
@@ -81,8 +83,10 @@ async fn serve(given: &Given) -> Result<Outcome, Failure> {
     } else {
         tracing::warn!(address = %running.admin(), %wanted, "operators are answered on a free port: the default is taken");
     }
+    let reload = Arc::new(Notify::new());
+    running.follow(given, layers, reload.clone());
     tokio::select! {
-        () = signals.next() => {}
+        () = signals.next(&reload) => {}
         broken = running.broke() => {
             tracing::error!(part = broken.part, how = ?broken.how, "a part of the program ended; the process ends");
             return Err(Failure::Internal(broken.to_string()));
@@ -91,26 +95,36 @@ async fn serve(given: &Given) -> Result<Outcome, Failure> {
     tracing::info!("stopping: streams end over the drain window; a second signal ends them at once");
     tokio::select! {
         () = running.stop() => {}
-        () = signals.next() => {}
+        () = signals.next(&reload) => {}
     }
     Ok(Outcome::Good)
 }
 
-/// SIGTERM and SIGINT.
+/// SIGTERM, SIGINT and SIGHUP.
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    hangup: Signal,
 }
 
 impl Signals {
     fn new() -> std::io::Result<Self> {
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
     }
 
-    async fn next(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
+    /// Returns when the process is to end; SIGHUP asks for the configuration to be
+    /// read again.
+    async fn next(&mut self, reload: &Notify) {
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return,
+                _ = self.interrupt.recv() => return,
+                _ = self.hangup.recv() => reload.notify_one(),
+            }
         }
     }
 }

@@ -272,6 +272,77 @@ async fn a_certificate_that_cannot_be_loaded_again_is_seen() {
     assert!(ready.ends_with("\nready\n"), "what was loaded stays in use: {ready}");
 }
 
+/// A directory of versions and a link to the newest, as Kubernetes mounts a ConfigMap.
+fn publish(dir: &std::path::Path, version: &str, text: &str) {
+    let data = dir.join(version);
+    std::fs::create_dir(&data).unwrap();
+    std::fs::write(data.join("outpost.yaml"), text).unwrap();
+    std::os::unix::fs::symlink(version, dir.join("..data_tmp")).unwrap();
+    std::fs::rename(dir.join("..data_tmp"), dir.join("..data")).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_changed_configuration_counts_without_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let control_plane = ControlPlane::start().await;
+    control_plane.edit(|world| world.set(&resources::cluster("c1")));
+    publish(dir.path(), "1", "identifier: one\n");
+    std::os::unix::fs::symlink("..data/outpost.yaml", dir.path().join("outpost.yaml")).unwrap();
+    let flag = format!("--config={}", dir.path().join("outpost.yaml").display());
+    let outpost = Outpost::start(dir.path(), control_plane.port, &[&flag]).await;
+    let mut before = Sidecar::connect(outpost.port, "n1").await;
+    let first = before.hear().await;
+    assert_eq!(first.control_plane.as_ref().unwrap().identifier, "one");
+    before.answer(&first, None);
+    let metric = async |wanted: &str| {
+        let metrics = outpost.admin("/metrics").await.unwrap();
+        assert!(metrics.contains(wanted), "no {wanted} in:\n{metrics}");
+    };
+    metric("outpost_config_last_reload_successful 1\n").await;
+    metric("outpost_config_last_reload_success_timestamp_seconds 1").await;
+
+    // Of these one counts at once, the other after a restart.
+    publish(dir.path(), "2", "identifier: two\nlog: { format: json }\n");
+    shows(&outpost, "what waits is told", &["status"], &["these settings wait for a restart: log.format\n"]).await;
+    let second = Sidecar::connect(outpost.port, "n2").await.hear().await;
+    assert_eq!(second.control_plane.unwrap().identifier, "two");
+    metric("outpost_config_restart_pending 1\n").await;
+
+    // What is not valid changes nothing and is told everywhere, without lines of the file.
+    publish(dir.path(), "3", "identifer: three # hush\n");
+    let told = "error: the configuration is not valid, for ";
+    let status = shows(&outpost, "a bad file is told", &["status"], &[told, "outpost.yaml:1:1"]).await;
+    assert!(status.contains("identifier") && !status.contains("hush"), "{status}");
+    metric("outpost_config_last_reload_successful 0\n").await;
+    let log = outpost.log();
+    let line =
+        log.lines().find(|line| line.contains("is not valid; what ran before runs on")).expect("a line of the log");
+    assert!(line.contains("outpost.yaml:1:1") && !log.contains("hush"), "{line}");
+    let third = Sidecar::connect(outpost.port, "n3").await.hear().await;
+    assert_eq!(third.control_plane.unwrap().identifier, "two");
+
+    publish(dir.path(), "4", "identifier: four\n");
+    eventually("the good file counts", || async {
+        let report = outpost.json("/configuration").await?;
+        let now = &report["items"][0];
+        check(now["problem"].is_null() && now["needsRestart"].as_array().is_some_and(Vec::is_empty), || {
+            report.to_string()
+        })
+    })
+    .await;
+    let fourth = Sidecar::connect(outpost.port, "n4").await.hear().await;
+    assert_eq!(fourth.control_plane.unwrap().identifier, "four");
+    metric("outpost_config_last_reload_successful 1\n").await;
+
+    // SIGHUP reads it again, changed or not, and ends nothing.
+    let count = || outpost.log().matches("the configuration was read again").count();
+    let so_far = count();
+    assert!(Command::new("kill").args(["-HUP", &outpost.id().to_string()]).status().unwrap().success());
+    eventually("it is read again", || async { check(count() > so_far, || outpost.log()) }).await;
+    control_plane.edit(|world| world.set(&resources::cluster("c2")));
+    assert_eq!(before.hear().await.resources.len(), 2, "a stream of before goes on");
+}
+
 #[tokio::test]
 async fn what_panics_in_a_part_ends_the_process() {
     let control_plane = ControlPlane::start().await;

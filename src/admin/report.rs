@@ -62,6 +62,21 @@ impl Sync {
     }
 }
 
+/// How the last reading of the configuration went.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Configuration {
+    /// The file, where there is one.
+    pub file: Option<String>,
+    /// Since it was read and valid.
+    pub read_seconds: Seconds,
+    /// Why what it says now does not count.
+    pub problem: Option<String>,
+    pub problem_seconds: Option<Seconds>,
+    /// Keys that were changed and wait for a restart.
+    pub needs_restart: Vec<String>,
+}
+
 /// One stream of one sidecar.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -1,7 +1,8 @@
 //! Answers for the admin endpoint, put together from what the parts report.
 
+use super::reload;
 use crate::admin::ready::Certificate;
-use crate::admin::report::{Client, Explanation, Group, Upstream as Address};
+use crate::admin::report::{Client, Configuration, Explanation, Group, Upstream as Address};
 use crate::admin::{Question, Source, convert};
 use crate::clock::Clock;
 use crate::downstream::{Downstream, clients};
@@ -50,6 +51,10 @@ pub(super) fn groups(exchange: Arc<Exchange>, clock: Clock) -> Source<(), Vec<Gr
 
 pub(super) fn upstreams(upstream: Arc<Upstream>, clock: Clock) -> Source<(), Vec<Address>> {
     source(move |()| upstream.report().iter().map(|endpoint| address(clock.now(), endpoint)).collect())
+}
+
+pub(super) fn configuration(state: Arc<reload::State>, clock: Clock) -> Source<(), Vec<Configuration>> {
+    source(move |()| vec![state.report(clock.now())])
 }
 
 pub(super) fn explain(

@@ -3,7 +3,7 @@
 
 use super::text::{age, clean, count, table};
 use super::{Asking, Failure, Format, Outcome, fetch};
-use crate::admin::report::{Client, ClientType, List, Sync, Upstream};
+use crate::admin::report::{Client, ClientType, Configuration, List, Sync, Upstream};
 use clap::Args;
 use std::cmp::Reverse;
 
@@ -30,15 +30,17 @@ pub(super) async fn run(status: &Status) -> Result<(String, Outcome), Failure> {
         Format::Json => serde_json::to_string_pretty(&List::new("Clients", clients)).unwrap_or_default() + "\n",
         Format::Table => {
             let upstreams: Vec<Upstream> = fetch::list(&status.asking.admin, "/upstreams").await?;
-            render(&clients, &upstreams)
+            let configuration: Vec<Configuration> = fetch::list(&status.asking.admin, "/configuration").await?;
+            render(&clients, &upstreams, &configuration)
         }
     };
     Ok((text, outcome))
 }
 
-fn render(clients: &[Client], upstreams: &[Upstream]) -> String {
+fn render(clients: &[Client], upstreams: &[Upstream], configuration: &[Configuration]) -> String {
     let mut text = summary(clients);
     text.push_str(&reach(upstreams));
+    text.extend(configuration.iter().map(reading));
     let unmatched = clients.iter().filter(|client| client.unmatched.is_some()).count();
     if unmatched > 0 {
         let nodes = count(unmatched, "stream");
@@ -84,6 +86,22 @@ fn reach(upstreams: &[Upstream]) -> String {
     }
     if !upstreams.is_empty() && upstreams.iter().all(|upstream| upstream.connections == 0) {
         text.push_str("what is held is served; nothing new can come\n");
+    }
+    text
+}
+
+/// What of the configuration file does not count.
+fn reading(configuration: &Configuration) -> String {
+    let mut text = String::new();
+    if let Some(problem) = &configuration.problem {
+        let since = configuration.problem_seconds.map(age).unwrap_or_default();
+        text.push_str(&format!(
+            "error: the configuration is not valid, for {since}; what ran before runs on: {}\n",
+            clean(problem)
+        ));
+    }
+    if !configuration.needs_restart.is_empty() {
+        text.push_str(&format!("these settings wait for a restart: {}\n", configuration.needs_restart.join(", ")));
     }
     text
 }
@@ -185,8 +203,24 @@ b     perNode  REJECTED  12s   cds eds  cds REJECTED 12s: Error adding cluster(s
 c     perNode  STALE     3.0s  cds eds  eds STALE 3.0s, waits for turn
 a     perNode  SYNCED    90s   cds eds
 ";
-        assert_eq!(render(&clients, &upstreams), want);
-        assert_eq!(render(&[], &[]), "no sidecar is connected\n");
+        assert_eq!(render(&clients, &upstreams, &[Configuration::default()]), want);
+        assert_eq!(render(&[], &[], &[]), "no sidecar is connected\n");
+    }
+
+    #[test]
+    fn what_of_the_file_does_not_count_is_told() {
+        let configuration = Configuration {
+            problem: Some("outpost.yaml:2:3: lmits is no key".into()),
+            problem_seconds: Some(Seconds(60.0)),
+            needs_restart: vec!["upstream.addresses".into(), "log.format".into()],
+            ..Configuration::default()
+        };
+        let want = "\
+no sidecar is connected
+error: the configuration is not valid, for 60s; what ran before runs on: outpost.yaml:2:3: lmits is no key
+these settings wait for a restart: upstream.addresses, log.format
+";
+        assert_eq!(render(&[], &[], &[configuration]), want);
     }
 
     #[test]
@@ -194,7 +228,7 @@ a     perNode  SYNCED    90s   cds eds
         let mut lost = client("a", vec![each("cds", Sync::Synced, 1.0)]);
         lost.rule = "unmatched".into();
         lost.unmatched = Some("metadata.NAMESPACE".into());
-        let text = render(&[lost], &[]);
+        let text = render(&[lost], &[], &[]);
         assert!(text.contains("error: 1 stream without a field that --group names"), "{text}");
         assert!(text.contains("the node has no metadata.NAMESPACE"), "{text}");
     }

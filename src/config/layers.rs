@@ -56,6 +56,13 @@ impl FromArgMatches for Given {
     }
 }
 
+impl Given {
+    /// The configuration file, where one is named.
+    pub fn file(&self) -> Option<&str> {
+        self.file.as_ref().map(|(name, _)| name.as_str())
+    }
+}
+
 /// Where a value comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origin {

@@ -31,6 +31,15 @@ impl fmt::Display for Problems {
     }
 }
 
+impl Problems {
+    /// Without lines of the file, on one line: for logs and status, whose readers may
+    /// be others than those of the file.
+    pub fn brief(&self) -> String {
+        let each: Vec<_> = self.0.iter().map(|problem| format!("{} {}", problem.at, problem.what)).collect();
+        each.join("; ")
+    }
+}
+
 /// A line of a file with a mark below what is meant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Excerpt {

@@ -110,6 +110,21 @@ const ROWS: &[Row] = &[
     ("log_level", "log.level", Kind::Text, &[]),
 ];
 
+/// What counts for new streams as soon as the file says otherwise: keys, and
+/// sections with all in them. The rest is bound to sockets and connections that
+/// stand.
+const LIVE: &[&str] = &[
+    "identifier",
+    "downstream.drain",
+    "groups.",
+    "limits.messageBytes",
+    "limits.names",
+    "limits.nameBytes",
+    "limits.metadataBytes",
+    "limits.metadataDepth",
+    "protocol.",
+];
+
 /// Without this nothing can be served, and it has no default.
 const REQUIRED: &str = "upstream.addresses";
 
@@ -132,6 +147,11 @@ impl Setting {
             })
         };
         ROWS.iter().filter_map(of).collect()
+    }
+
+    /// Can the setting with this key be replaced while the process runs?
+    pub fn is_live(key: &str) -> bool {
+        LIVE.iter().any(|live| *live == key || live.ends_with('.') && key.starts_with(live))
     }
 
     /// What it means, in the words of the file.

@@ -1,6 +1,9 @@
-//! What an operator chooses about this side, as the parts here need it.
+//! What an operator chooses about this side, as the parts here need it:
+//! [`Settings`] for as long as the process runs, and the [`Policy`] that may be
+//! replaced under way.
 
 use crate::config::{self, Config, NoWildcard, TrustVersions};
+use crate::group::Rules;
 use crate::session::server::{LegacyOff, Settings as SessionSettings, Trust};
 use crate::transport::frame::Limit;
 use crate::transport::server::{self, Listen};
@@ -9,21 +12,28 @@ use crate::xds::Timing;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Settings of this side.
+/// What a stream is served by: that which was in force when it began.
+#[derive(Clone, Debug)]
+pub struct Policy {
+    pub session: Arc<SessionSettings>,
+    /// Node and identity → group.
+    pub rules: Arc<Rules>,
+    /// Of one request.
+    pub message_limit: Limit,
+    /// `control_plane.identifier` of every response.
+    pub identifier: Arc<str>,
+}
+
+/// Settings of this side that stay.
 #[derive(Clone, Debug)]
 pub struct Settings {
     pub listen: Vec<Listen>,
     pub transport: server::Settings,
-    pub session: Arc<SessionSettings>,
-    /// Of one request.
-    pub message_limit: Limit,
     /// Bytes that all requests that are half here may hold; never less than one may.
     pub half_requests: usize,
     /// A stream whose first request takes longer is ended, and one whose
     /// request stands still half-way this long.
     pub request_timeout: Duration,
-    /// `control_plane.identifier` of every response.
-    pub identifier: Arc<str>,
 }
 
 /// The id under which clients without a node are served, where they may be (C-006).
@@ -31,7 +41,7 @@ const NODELESS: &str = "nodeless";
 
 impl Settings {
     /// Reads the certificates that `config` names.
-    pub fn of(config: &Config, timing: Timing) -> Result<Self, TlsError> {
+    pub fn of(config: &Config) -> Result<Self, TlsError> {
         let downstream = &config.downstream;
         let limits = &downstream.limits;
         let listen = downstream.listen.iter().map(|listen| match listen {
@@ -47,12 +57,21 @@ impl Settings {
         Ok(Self {
             listen: listen.collect(),
             transport,
-            session: Arc::new(session(config, timing)),
-            message_limit: Limit { bytes: limits.message_bytes, remedy: "raise --max-message-bytes" },
             half_requests: downstream.pending_bytes.max(limits.message_bytes),
             request_timeout: Duration::from_secs(30),
-            identifier: config.identifier.as_str().into(),
         })
+    }
+}
+
+impl Policy {
+    pub fn of(config: &Config, timing: Timing) -> Self {
+        let bytes = config.downstream.limits.message_bytes;
+        Self {
+            session: Arc::new(session(config, timing)),
+            rules: config.rules.clone(),
+            message_limit: Limit { bytes, remedy: "raise --max-message-bytes" },
+            identifier: config.identifier.as_str().into(),
+        }
     }
 }
 

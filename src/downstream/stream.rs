@@ -7,9 +7,9 @@
 mod ending;
 mod pace;
 
-use super::Shared;
 use super::clients::{Client, Entered, Known};
 use super::metrics::{OpenStream, Stage};
+use super::{Policy, Shared};
 use crate::breaks;
 use crate::content::Served;
 use crate::exchange::Member;
@@ -32,15 +32,17 @@ use tokio::sync::Notify;
 /// Serves one stream until it ends.
 pub(super) async fn run(shared: Arc<Shared>, call: Call, scope: Scope, variant: Variant, service: &'static str) {
     let peer = call.peer.clone();
-    let Some((messages, sender)) = call.accept(shared.settings.message_limit, &shared.budget) else {
+    let policy = shared.policy.borrow().clone();
+    let Some((messages, sender)) = call.accept(policy.message_limit, &shared.budget) else {
         return shared.parts.metrics.rejected("not_grpc");
     };
-    let reason = Stream::new(&shared, &peer, messages, sender, scope, variant, service).run().await;
+    let reason = Stream::new(&shared, policy, &peer, (messages, sender), (scope, variant, service)).run().await;
     shared.parts.metrics.ended(reason);
 }
 
 struct Stream<'a> {
     shared: &'a Arc<Shared>,
+    policy: Arc<Policy>,
     listed: Entered,
     _open: OpenStream,
     variant: Variant,
@@ -94,15 +96,13 @@ enum Event {
 impl<'a> Stream<'a> {
     fn new(
         shared: &'a Arc<Shared>,
+        policy: Arc<Policy>,
         peer: &Peer,
-        messages: Messages,
-        sender: Sender,
-        scope: Scope,
-        variant: Variant,
-        service: &'static str,
+        (messages, sender): (Messages, Sender),
+        (scope, variant, service): (Scope, Variant, &'static str),
     ) -> Self {
         let now = shared.parts.clock.now();
-        let session = Arc::new(Mutex::new(ServerSession::new(scope, variant, shared.settings.session.clone())));
+        let session = Arc::new(Mutex::new(ServerSession::new(scope, variant, policy.session.clone())));
         let identity = peer.identity.as_ref().map(|identity| group::Identity::new(identity.as_str()));
         let proven = peer.identity.as_ref().map(|identity| Arc::from(identity.as_str()));
         let listed = shared
@@ -111,6 +111,7 @@ impl<'a> Stream<'a> {
         let label = if variant == Variant::Delta { "delta" } else { "sotw" };
         Self {
             shared,
+            policy,
             listed,
             _open: shared.parts.metrics.opened(service, label),
             variant,
@@ -182,8 +183,7 @@ impl<'a> Stream<'a> {
 
     fn deadline(&mut self) -> Option<Moment> {
         let now = self.now();
-        let stall =
-            (self.sender.waiting() > 0).then(|| self.pace.stalls_at(self.shared.settings.session.timing.send_stall));
+        let stall = (self.sender.waiting() > 0).then(|| self.pace.stalls_at(self.policy.session.timing.send_stall));
         if self.closing.is_some() {
             return stall;
         }
@@ -199,7 +199,7 @@ impl<'a> Stream<'a> {
     /// `Some`: the stream is over.
     fn on_time(&mut self, now: Moment) -> Option<&'static str> {
         let timeout = self.shared.settings.request_timeout;
-        if self.sender.waiting() > 0 && self.pace.stalls_at(self.shared.settings.session.timing.send_stall) <= now {
+        if self.sender.waiting() > 0 && self.pace.stalls_at(self.policy.session.timing.send_stall) <= now {
             // Half a message is on its way, so that no status can follow it.
             self.sender.reset(Reason::CANCEL);
             self.note_refusal("send_stall", "no bytes were taken for too long");
@@ -248,7 +248,7 @@ impl Stream<'_> {
     }
 
     fn try_hear(&mut self, now: Moment, message: Bytes) -> Result<(), Rejection> {
-        let limits = self.shared.settings.session.limits;
+        let limits = self.policy.session.limits;
         let ask = match self.variant {
             Variant::Sotw => Ask::read_sotw(message, limits),
             Variant::Delta => Ask::read_delta(message, limits),
@@ -286,7 +286,7 @@ impl Stream<'_> {
     fn join(&mut self, node: &Node) {
         let parts = &self.shared.parts;
         let Assigned { key, presented, rule, unmatched, sensitive_ok } =
-            parts.rules.assign(node, self.identity.as_ref());
+            self.policy.rules.assign(node, self.identity.as_ref());
         self.listed.client.learn(Known {
             node: node.id.as_str().into(),
             user_agent: node.user_agent_name.as_str().into(),
@@ -350,7 +350,7 @@ impl Stream<'_> {
     }
 
     fn send(&mut self, now: Moment, response: &Response) {
-        let prefix = response.prefix(&self.shared.settings.identifier);
+        let prefix = response.prefix(&self.policy.identifier);
         if breaks::on("C-146") {
             tracing::info!(body = ?response.frame.body, "a response is sent");
         }
@@ -360,7 +360,7 @@ impl Stream<'_> {
         }
         self.pace.began(now);
         let bytes = self.sender.waiting();
-        if bytes > self.shared.settings.session.split && response.is_whole() {
+        if bytes > self.policy.session.split && response.is_whole() {
             self.note_oversize(now, &response.type_url, bytes);
         }
         self.flight = Some(Flight { type_url: response.type_url.clone(), bytes, received: response.received });

@@ -1,29 +1,28 @@
 //! Runs the table `bad_input.txt`.
 
 use super::stack::*;
-use outpost::clock::Clock;
+use outpost::downstream;
 use outpost::group::Rules;
 use outpost::proto::core::Node;
 use outpost::proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest};
 use outpost::proto::protobuf::{Struct, Value, value::Kind};
 use outpost::session::server;
 use outpost::transport::frame::Limit;
-use outpost::transport::{server as transport, status};
+use outpost::transport::status;
 use outpost::xds::node::NodeLimits;
 use outpost::xds::{Limits, Status};
 use prost::Message;
 use std::sync::Arc;
 
-fn small() -> outpost::downstream::Settings {
-    outpost::downstream::Settings {
+fn small() -> downstream::Policy {
+    downstream::Policy {
         session: Arc::new(server::Settings {
             limits: Limits { names: 50, name_bytes: 100 },
             node_limits: NodeLimits { metadata_bytes: 1000, metadata_depth: 4 },
             ..server::Settings::default()
         }),
-        transport: transport::Settings::default(),
         message_limit: Limit { bytes: 100_000, remedy: "raise --max-message-bytes" },
-        ..settings()
+        ..policy(Rules::default())
     }
 }
 
@@ -107,7 +106,8 @@ async fn frame(raw: &mut Raw, bytes: &'static [u8]) {
 
 #[tokio::test]
 async fn every_row_is_refused_as_it_says_and_others_are_served() {
-    let stack = Stack::with(small(), Rules::default(), Clock::system());
+    let stack = Stack::new();
+    stack.downstream.set_policy(small());
     let mut good = stack.open(DELTA).await;
     good.say(&DeltaDiscoveryRequest { node: Some(node("good")), ..delta("eds", &["a"]) }).await;
     let group = stack.group().await;

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use outpost::clock::Clock;
 use outpost::content::Store;
-use outpost::downstream::{self, Downstream, Metrics, Parts, Settings};
+use outpost::downstream::{self, Downstream, Metrics, Parts, Policy, Settings};
 use outpost::exchange::{Exchange, GroupHandle};
 use outpost::group::Rules;
 use outpost::proto::core::Node;
@@ -44,10 +44,16 @@ pub(super) fn settings() -> Settings {
     Settings {
         listen: vec![Listen::Tcp(([127, 0, 0, 1], 0).into())],
         transport: transport::Settings::default(),
-        session: Arc::new(server::Settings::default()),
-        message_limit: Limit { bytes: 32 << 20, remedy: "raise --max-message-bytes" },
         half_requests: 512 << 20,
         request_timeout: Duration::from_secs(30),
+    }
+}
+
+pub(super) fn policy(rules: Rules) -> Policy {
+    Policy {
+        session: Arc::new(server::Settings::default()),
+        rules: rules.into(),
+        message_limit: Limit { bytes: 32 << 20, remedy: "raise --max-message-bytes" },
         identifier: "outpost-test".into(),
     }
 }
@@ -59,20 +65,18 @@ impl Stack {
 
     pub(super) fn with(settings: Settings, rules: Rules, clock: Clock) -> Self {
         let store = Store::new();
-        let timing: Timing = settings.session.timing.clone();
-        let exchange = Exchange::new(store.clone(), timing, clock.clone());
+        let exchange = Exchange::new(store.clone(), Timing::default(), clock.clone());
         let timer = tokio::spawn(exchange.clone().run());
         let mut registry = Registry::with_prefix("outpost");
         let below = registry.sub_registry_with_prefix("downstream");
         let parts = Parts {
             exchange: exchange.clone(),
             store,
-            rules: rules.into(),
             clock: clock.clone(),
             metrics: Metrics::register(below),
             connections: transport::Metrics::register(below),
         };
-        let downstream = downstream::serve(settings, parts).unwrap();
+        let downstream = downstream::serve(settings, policy(rules), parts).unwrap();
         let Some(Listen::Tcp(address)) = downstream.addresses().first().cloned() else { panic!("no TCP") };
         Self { downstream: downstream.into(), exchange, clock, port: address.port(), registry, timer }
     }
