@@ -100,7 +100,7 @@ fn driver(script: &Script, form: Form, upstream: Wire) -> Box<dyn Driver> {
 
 /// Does a transcript go as it should? A panic is no.
 fn kept(script: &Script, form: Form) -> bool {
-    let run = |upstream: &Wire| replay(script, form, driver(script, form, *upstream).as_mut()).is_ok();
+    let run = |upstream: &Wire| replay(script, form, || driver(script, form, *upstream)).is_ok();
     let run = |upstream: &Wire| catch_unwind(AssertUnwindSafe(|| run(upstream))).unwrap_or(false);
     script.upstreams.iter().all(run)
 }

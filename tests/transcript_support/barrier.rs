@@ -5,6 +5,11 @@
 //! transcript speaks of. On a service of one type a name of that type is
 //! asked and made to exist. Both are taken back; what they leave behind is
 //! stripped from what the transcript sees.
+//!
+//! A service has no such question while its upstream is silent, or an answer of
+//! the sidecar is owed. Then the line is noted, and the transcript is replayed once
+//! more up to it, where the sidecar closes its side: the end of the stream (C-016)
+//! is the answer that comes after everything else.
 
 use super::compare::strip_probes;
 use super::messages::{self, RUNTIME, Seen};
@@ -73,8 +78,7 @@ impl Replay<'_> {
         let legacy = names.is_empty() && !named_once && !self.legacy_off && messages::legacy_wildcard(type_url);
         let wildcard = legacy || names.iter().any(|one| one.name == "*");
         if self.held.contains(type_url) {
-            // The upstream does not answer this type; the aggregated form proves it.
-            return self.what_came(stream);
+            return self.without_question(stream);
         }
         if wire == Wire::Delta {
             self.driver.control_plane(&mut |world| world.probe(type_url, name));
@@ -85,10 +89,7 @@ impl Replay<'_> {
             return Ok(before);
         }
         if wildcard && !self.reachable || unanswered && !time_passed {
-            // Nothing can be asked that has an answer, for lack of an upstream or
-            // because the one before is owed: what is there is all there is. The
-            // aggregated form of the transcript proves the silence.
-            return self.what_came(stream);
+            return self.without_question(stream);
         }
         let mut more = names.clone();
         more.push(plain(name));
@@ -113,12 +114,27 @@ impl Replay<'_> {
         Ok(before)
     }
 
-    fn what_came(&mut self, stream: u32) -> Result<Vec<Seen>, String> {
+    /// Where nothing can be asked that has an answer: what came so far, and the line is
+    /// noted; in the replay that is made for it, what came until the stream ended.
+    fn without_question(&mut self, stream: u32) -> Result<Vec<Seen>, String> {
+        if !self.closing {
+            self.unproven.insert(self.line);
+            let mut all = Vec::new();
+            while let Some(seen) = self.hear(stream, false)? {
+                all.push(seen);
+            }
+            return Ok(all);
+        }
+        self.driver.close_send(stream);
         let mut all = Vec::new();
-        while let Some(seen) = self.hear(stream, false)? {
+        while let Some(seen) = self.hear(stream, true)? {
             all.push(seen);
         }
-        Ok(all)
+        match self.streams.get(&stream).and_then(|state| state.end.as_ref()) {
+            Some((0, _)) => Ok(all),
+            Some((code, message)) => Err(format!("the stream ended with code {code}: {message}")),
+            None => Err("the stream did not end though its client had closed its side".into()),
+        }
     }
 
     fn until_answered(&mut self, stream: u32, type_url: &str, name: &str) -> Result<Vec<Seen>, String> {
