@@ -357,6 +357,22 @@ async fn who_finds_the_better_address_full_stays_where_it_is() {
     assert_eq!(moved.iter_mut().map(Play::has_ended).filter(|ended| !ended).count(), 1);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_every_connection_is_full_the_reason_says_so() {
+    let mut server = Server::start(Setup { max_streams: Some(1), ..Setup::default() }).await;
+    let keeping = Keeping { most: 1, ..settings().keeping };
+    let relay = Relay::start(&config(&[&server]), Settings { keeping, ..settings() });
+    let first = relay.member("n1");
+    let _play = told(&mut server).await;
+    let second = relay.member("n2");
+    eventually("n2 is told why", || match &second.served().upstream {
+        Reach::Silent { reason, .. } if reason.contains("are full: it allows 1 streams on each") => Ok(()),
+        other => Err(format!("{other:?}")),
+    })
+    .await;
+    assert!(matches!(first.served().upstream, Reach::Answering), "who has a stream is not concerned");
+}
+
 /// Moves the clock until so many streams came.
 async fn eventually_streams(clock: &Clock, server: &mut Server, count: usize) -> Vec<Play> {
     let mut streams = Vec::new();

@@ -335,7 +335,9 @@ impl Pool {
         let mut changes = self.changes.subscribe();
         loop {
             changes.borrow_and_update();
-            if self.place().is_some() {
+            let found = self.place().is_some();
+            self.tell_problem();
+            if found {
                 return;
             }
             if changes.changed().await.is_err() {
@@ -373,12 +375,31 @@ impl Pool {
             let error = state.last_error.as_ref().filter(|(at, _)| newest.as_ref().is_none_or(|(best, _)| at >= best));
             newest = error.cloned().or(newest);
         }
-        let problem = newest.map(|(_, text)| text).filter(|_| !connected);
+        let problem = if connected { self.full() } else { newest.map(|(_, text)| text) };
         self.problem.send_if_modified(|now| {
             let other = *now != problem;
             *now = problem;
             other
         });
+    }
+
+    /// Where connections stand, but none takes another stream and none may be added.
+    fn full(&self) -> Option<Arc<str>> {
+        let mut text = None;
+        for site in &self.sites {
+            let state = site.lock();
+            let Some(last) = state.links.last() else { continue };
+            if state.links.len() < self.keeping.most || state.links.iter().any(|link| link.connection.room() > 0) {
+                return None;
+            }
+            text = Some(format!(
+                "all {} connections to {} are full: it allows {} streams on each. Let the control plane allow more, or let sidecars share groups (--group)",
+                state.links.len(),
+                site.address,
+                last.connection.max_streams()
+            ));
+        }
+        text.map(Arc::from)
     }
 
     pub(super) fn report(&self) -> Vec<EndpointReport> {
