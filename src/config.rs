@@ -20,7 +20,6 @@ mod problem;
 mod schema;
 mod settings;
 mod units;
-mod yaml;
 
 pub use address::{Endpoint, Listen};
 pub use flags::Flags;

@@ -50,7 +50,8 @@
 //! 8. [`upstream`]: drives client sessions over few connections
 //! 9. [`downstream`]: drives server sessions, one task a stream
 //! 10. [`transport`]: HTTP/2, gRPC frames, TLS
-//! 11. [`config`], [`cli`], [`admin`], [`logs`]: the operator's side
+//! 11. [`config`], [`cli`], [`admin`], [`logs`]: the operator's side, and [`descriptors`]
+//!     for whatever shows or reads resources as JSON
 //! 12. [`app`]: joins them; [`bench`](mod@bench) and [`demo`] measure and show them
 //!
 //! # Promises
@@ -74,6 +75,7 @@ pub mod clock;
 pub mod config;
 pub mod content;
 pub mod demo;
+pub mod descriptors;
 pub mod downstream;
 pub mod exchange;
 pub mod group;
@@ -84,3 +86,4 @@ pub mod session;
 pub mod transport;
 pub mod upstream;
 pub mod xds;
+mod yaml;

@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 const ARROWS: &[(&str, &[&str])] = &[
     ("breaks", &[]),
     ("proto", &[]),
+    ("yaml", &[]),
+    ("descriptors", &["yaml"]),
     ("xds", &["proto"]),
     ("clock", &["xds"]),
     ("quiet", &["xds"]),
@@ -17,7 +19,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("content", &["xds"]),
     ("group", &["xds"]),
     ("session", &["content", "xds"]),
-    ("config", &["group", "xds"]),
+    ("config", &["group", "yaml", "xds"]),
     ("logs", &["config"]),
     ("exchange", &["session", "group", "content", "clock", "xds"]),
     ("admin", &["exchange", "session", "group", "config", "content", "clock", "xds"]),

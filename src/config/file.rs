@@ -5,7 +5,7 @@
 
 use super::problem::{Excerpt, Problem};
 use super::settings::{Kind, Setting};
-use super::yaml::{self, Content, Node, Place, Sort};
+use crate::yaml::{self, Content, Node, Place, Sort};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 

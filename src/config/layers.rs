@@ -9,8 +9,8 @@ use super::check::Finding;
 use super::file::File;
 use super::problem::{Problem, Problems};
 use super::settings::{Setting, reword};
-use super::yaml::Place;
 use super::{Config, Flags};
+use crate::yaml::Place;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, Command, FromArgMatches};
 

@@ -3,7 +3,7 @@
 
 use super::layers::{Origin, Value};
 use super::settings::{Kind, Setting};
-use super::yaml::Sort;
+use crate::yaml::Sort;
 use serde_json::json;
 use std::collections::BTreeSet;
 

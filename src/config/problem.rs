@@ -1,6 +1,6 @@
 //! What is wrong with a configuration, as an operator reads it.
 
-use super::yaml::Place;
+use crate::yaml::Place;
 use std::fmt;
 
 /// One thing that is wrong.
@@ -54,7 +54,7 @@ impl Excerpt {
     /// Characters of a line that are shown.
     const WIDEST: usize = 100;
 
-    pub(super) fn new(line: &str, place: Place) -> Self {
+    pub(crate) fn new(line: &str, place: Place) -> Self {
         let start = place.column.saturating_sub(1);
         // The mark is always within what is shown.
         let skip = (start + 20).saturating_sub(Self::WIDEST);

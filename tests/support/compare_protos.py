@@ -17,6 +17,8 @@ import envoy.extensions.filters.http
 import envoy.extensions.filters.network.http_connection_manager
 import envoy.extensions.transport_sockets.tls
 import envoy.service
+import udpa.type
+import xds.type
 
 PACKAGES = (
     envoy.config,
@@ -24,6 +26,8 @@ PACKAGES = (
     envoy.extensions.filters.network.http_connection_manager,
     envoy.extensions.transport_sockets.tls,
     envoy.service,
+    udpa.type,
+    xds.type,
 )
 pool = descriptor_pool.Default()
 
