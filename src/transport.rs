@@ -11,10 +11,12 @@
 //! * [`server`]: the accept loop and what a connection may do
 //! * [`routes`]: services written for tonic, beside our own
 //! * [`tls`], [`identity`]: certificates, re-read as they change; who a peer is
+//! * [`certificates`]: what their files hold, for checks
 //! * [`io`]: bytes counted on the wire
 //!
 //! A leaf: it knows no xDS but a status, and no other module of Outpost but the clock.
 
+pub mod certificates;
 pub mod client;
 pub mod frame;
 pub mod identity;
