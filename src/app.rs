@@ -16,11 +16,9 @@ use crate::admin::{self, AdminError, Sources};
 use crate::clock::Clock;
 use crate::config::{Config, Given, Layers};
 use crate::content::Store;
-use crate::downstream::{self, Downstream, Parts, Policy};
+use crate::downstream::{self, Downstream, Parts, Policy, SettingsError};
 use crate::exchange::Exchange;
-use crate::logs::Levels;
 use crate::transport::server::{self, BindError, Listen};
-use crate::transport::tls::TlsError;
 use crate::upstream::{self, SetupError, Upstream};
 use crate::xds::Timing;
 use prometheus_client::metrics::info::Info;
@@ -45,15 +43,13 @@ pub struct Options {
     pub clock: Clock,
     pub timing: Timing,
     pub upstream: upstream::Settings,
-    /// Of the log, for the admin endpoint to change.
-    pub levels: Levels,
 }
 
 impl Default for Options {
     fn default() -> Self {
         let timing = Timing::default();
         let upstream = upstream::Settings { timing: timing.clone(), ..upstream::Settings::default() };
-        Self { clock: Clock::system(), timing, upstream, levels: Levels::default() }
+        Self { clock: Clock::system(), timing, upstream }
     }
 }
 
@@ -64,8 +60,8 @@ pub enum StartError {
     Admin(#[from] AdminError),
     #[error("--listen: {0}")]
     Bind(#[from] BindError),
-    #[error("TLS towards sidecars: {0}")]
-    Tls(#[from] TlsError),
+    #[error("{0}")]
+    Downstream(#[from] SettingsError),
     #[error("--upstream: {0}")]
     Upstream(#[from] SetupError),
 }
@@ -79,7 +75,6 @@ pub struct Running {
     store: Arc<Store>,
     draining: Arc<AtomicBool>,
     configuration: Arc<reload::State>,
-    levels: Levels,
     clock: Clock,
     timing: Timing,
     admin_stop: Option<oneshot::Sender<()>>,
@@ -88,7 +83,7 @@ pub struct Running {
 
 /// Binds everything, then begins. Needs a runtime.
 pub async fn start(config: Config, options: Options) -> Result<Running, StartError> {
-    let Options { clock, timing, upstream: upstream_settings, levels } = options;
+    let Options { clock, timing, upstream: upstream_settings } = options;
     let store = Store::new();
     let sweep_clock = clock.clone();
     let mut registry = Registry::with_prefix("outpost");
@@ -113,20 +108,20 @@ pub async fn start(config: Config, options: Options) -> Result<Running, StartErr
         connections: server::Metrics::register(below),
     };
     let policy = Policy::of(&config, timing.clone());
-    let downstream = Arc::new(downstream::serve(downstream::Settings::of(&config)?, policy, parts)?);
+    let downstream = Arc::new(downstream::serve(downstream::Settings::of(&config, &clock)?, policy, parts)?);
     let configuration = reload::State::register(&mut registry, config.downstream.drain, clock.now());
 
     let draining = Arc::new(AtomicBool::new(false));
     let facts = facts(draining.clone(), exchange.clone(), upstream.clone());
     let (admin_stop, stopped) = oneshot::channel();
-    let sources =
-        sources(registry, facts.clone(), (&downstream, &upstream, &exchange), &clock, &configuration, &levels);
+    let sources = sources(registry, facts.clone(), &downstream, &upstream, &exchange, &clock, &configuration);
     let mut tasks = Tasks::default();
     tasks.spawn("the exchange", exchange.clone().run());
     tasks.spawn("the upstream side", upstream.clone().run());
     tasks.spawn("the sweep of the store", sweep(store.clone(), sweep_clock));
-    tasks.spawn("the levels of the log", levels.clone().run(clock.clone()));
     tasks.spawn("the watch over readiness", tell_health(downstream.clone(), clock.clone(), facts));
+    let keys = downstream.clone();
+    tasks.spawn("fetching the keys of tokens", async move { keys.keep_keys().await });
     let accepting = downstream.clone();
     tasks.spawn("accepting sidecars", async move { accepting.broke().await });
     tasks.spawn(
@@ -143,7 +138,6 @@ pub async fn start(config: Config, options: Options) -> Result<Running, StartErr
         store,
         draining,
         configuration,
-        levels,
         clock,
         timing,
         admin_stop: Some(admin_stop),
@@ -155,10 +149,11 @@ pub async fn start(config: Config, options: Options) -> Result<Running, StartErr
 fn sources(
     registry: Registry,
     facts: impl Fn() -> Facts + Send + Sync + 'static,
-    (downstream, upstream, exchange): (&Arc<Downstream>, &Arc<Upstream>, &Arc<Exchange>),
+    downstream: &Arc<Downstream>,
+    upstream: &Arc<Upstream>,
+    exchange: &Arc<Exchange>,
     clock: &Clock,
     configuration: &Arc<reload::State>,
-    levels: &Levels,
 ) -> Sources {
     Sources {
         registry,
@@ -169,7 +164,6 @@ fn sources(
         upstreams: reports::upstreams(upstream.clone(), clock.clone()),
         explain: reports::explain(downstream.clone(), exchange.clone(), clock.clone()),
         configuration: reports::configuration(configuration.clone(), clock.clone()),
-        levels: reports::levels(levels.clone(), clock.clone()),
     }
 }
 
@@ -242,7 +236,6 @@ impl Running {
             given: given.clone(),
             state: self.configuration.clone(),
             downstream: self.downstream.clone(),
-            levels: self.levels.clone(),
             timing: self.timing.clone(),
             clock: self.clock.clone(),
             asked,

@@ -1,7 +1,7 @@
 //! The one place that reads the clock, so that a test can hold it.
 
 use crate::xds::Moment;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::watch;
 
 /// Tells moments and waits for them. Cheap to clone.
@@ -13,7 +13,8 @@ pub struct Clock {
 #[derive(Clone, Debug)]
 enum Source {
     System(Instant),
-    Manual(watch::Sender<Moment>),
+    /// What it shows, and the time of day when it showed the start.
+    Manual(watch::Sender<Moment>, SystemTime),
 }
 
 impl Clock {
@@ -24,19 +25,32 @@ impl Clock {
 
     /// A clock that stands still until [`advance`](Self::advance).
     pub fn manual() -> Self {
-        Self { source: Source::Manual(watch::Sender::new(Moment::START)) }
+        Self { source: Source::Manual(watch::Sender::new(Moment::START), SystemTime::now()) }
     }
 
     pub fn now(&self) -> Moment {
         match &self.source {
             Source::System(start) => Moment::from_start(start.elapsed()),
-            Source::Manual(now) => *now.borrow(),
+            Source::Manual(now, _) => *now.borrow(),
         }
+    }
+
+    /// The time of day, which certificates and tokens speak of. It may jump.
+    pub fn wall(&self) -> SystemTime {
+        match &self.source {
+            Source::System(_) => SystemTime::now(),
+            Source::Manual(now, from) => *from + now.borrow().since_start(),
+        }
+    }
+
+    /// When `wall` is to come by this clock, seen from now; now where it has passed.
+    pub fn until(&self, wall: SystemTime) -> Moment {
+        self.now() + wall.duration_since(self.wall()).unwrap_or_default()
     }
 
     /// Moves a manual clock on and wakes who waits; a system clock cannot be moved.
     pub fn advance(&self, by: Duration) {
-        if let Source::Manual(now) = &self.source {
+        if let Source::Manual(now, _) = &self.source {
             now.send_modify(|moment| *moment = *moment + by);
         }
     }
@@ -47,7 +61,7 @@ impl Clock {
             Source::System(start) => {
                 tokio::time::sleep_until((*start + deadline.since_start()).into()).await;
             }
-            Source::Manual(now) => {
+            Source::Manual(now, _) => {
                 // The sender is alive: we hold it.
                 let _ = now.subscribe().wait_for(|moment| *moment >= deadline).await;
             }

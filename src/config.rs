@@ -14,6 +14,7 @@ mod address;
 mod check;
 mod file;
 mod flags;
+mod identity;
 mod layers;
 mod print;
 mod problem;
@@ -28,7 +29,6 @@ pub use print::{defaults, effective, json};
 pub use problem::{Excerpt, Problem, Problems};
 pub use schema::schema;
 pub use settings::{Kind, Setting};
-pub use units::span;
 
 use crate::group::Rules;
 use crate::xds::node::NodeLimits;
@@ -58,15 +58,14 @@ impl Config {
     pub fn warnings(&self) -> Vec<&'static str> {
         let trusting = self.rules.secrets() == crate::group::Secrets::TrustNetwork;
         let open = self.downstream.tls.is_none() && self.downstream.listen.iter().any(|listen| !listen.is_local());
-        let named = self.downstream.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some());
-        let alone = *self.rules.grouping() != crate::group::Grouping::All;
-        let claims = named && alone && self.rules.secrets() == crate::group::Secrets::Identity;
+        let named =
+            self.downstream.jwt.is_some() || self.downstream.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some());
+        let anonymous = named && !self.downstream.proof_required;
         let table = [
             (
-                claims,
-                "what a node says of itself is not checked against its identity: a verified client can claim another's \
-                 node, and gets its secrets where the control plane decides by node; sign client certificates only \
-                 for those who may have them all",
+                anonymous,
+                "--client-auth optional: who shows neither a certificate nor a token can be any node but gets nothing \
+                 that is sensitive; use required where all clients can prove who they are",
             ),
             (
                 trusting,
@@ -90,6 +89,12 @@ pub struct Downstream {
     pub listen: Vec<Listen>,
     /// `None`: plaintext.
     pub tls: Option<ServerTls>,
+    /// `None`: tokens are not looked at.
+    pub jwt: Option<Jwt>,
+    /// SPIFFE identities of others are refused; of any are taken where this is empty.
+    pub trust_domains: Vec<String>,
+    /// Nobody is anonymous: a client shows a certificate or a token.
+    pub proof_required: bool,
     /// Of all clients together.
     pub connections: usize,
     /// Messages that are half here, of all clients together.
@@ -108,6 +113,38 @@ pub struct ServerTls {
     pub client_ca: Option<PathBuf>,
     /// A client without certificate is refused.
     pub client_required: bool,
+}
+
+/// How bearer tokens of clients are verified.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Jwt {
+    pub jwks: Jwks,
+    pub issuer: String,
+    /// At least one.
+    pub audiences: Vec<String>,
+    /// Whom to trust when keys are fetched; `None`: the system's roots.
+    pub ca: Option<PathBuf>,
+    /// What to present there; read each time.
+    pub token_file: Option<PathBuf>,
+}
+
+/// Where the keys of tokens are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Jwks {
+    File(PathBuf),
+    Url(String),
+}
+
+/// Whose credentials the control plane sees.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Credentials {
+    /// Our certificate, if there is one.
+    #[default]
+    Own,
+    /// The token of a file.
+    File,
+    /// The token that a member of the group presented.
+    Member,
 }
 
 /// What one peer may do at most.
@@ -129,6 +166,7 @@ pub struct Upstream {
     pub tls: Option<ClientTls>,
     /// Sent as `authorization: Bearer …` on each stream; re-read on change.
     pub token_file: Option<PathBuf>,
+    pub credentials: Credentials,
     /// Sent with each stream; names in lower case.
     pub metadata: Vec<(String, String)>,
     pub speak: Speak,

@@ -9,7 +9,7 @@
 //! * [`names`]: sets of names
 //! * [`frame`]: response bodies, encoded once per content
 //! * [`snapshot`]: one group's trees at one moment, and the refs that move
-//! * [`served`]: what a group serves now
+//! * [`served`]: what a group serves now; [`sight`]: without what is hidden from one
 
 pub mod entry;
 pub mod frame;
@@ -19,6 +19,7 @@ mod memo;
 pub mod names;
 mod recall;
 pub mod served;
+pub mod sight;
 pub mod snapshot;
 pub mod store;
 pub mod tree;
@@ -31,6 +32,7 @@ pub use entry::{Attributes, Blob, Body, Entry, EntryId};
 pub use frame::{Encoding, Frame, Frames, Parts};
 pub use names::NameSet;
 pub use served::{Reach, Served, ServedType};
+pub use sight::Sight;
 pub use snapshot::{Refs, Snapshot, view};
 pub use store::{Stats, Store};
 pub use tree::{Changed, Diff, Edit, Tree};

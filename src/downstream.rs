@@ -13,7 +13,9 @@
 //! * [`clients`]: the streams that stand
 //! * `stream`: one stream
 //! * `services`: which path serves what
+//! * `audit`: what clients wanted and may not have
 
+mod audit;
 pub mod clients;
 mod metrics;
 mod nacks;
@@ -24,16 +26,18 @@ mod stream;
 
 pub use clients::Clients;
 pub use metrics::Metrics;
-pub use settings::{Policy, Settings};
+pub use settings::{Policy, Settings, SettingsError};
 
 use crate::clock::Clock;
 use crate::content::Store;
 use crate::exchange::Exchange;
 use crate::quiet::Quiet;
 use crate::transport::frame::Budget;
+use crate::transport::jwks::Jwks;
 use crate::transport::server::{self, BindError, Bound, Call, Handler, Listen, Server};
 use crate::transport::tls::{self, ServerTls};
 use crate::xds::{Status, code};
+use audit::Audit;
 use nacks::Nacks;
 use services::Route;
 use side::Side;
@@ -58,6 +62,7 @@ pub struct Downstream {
     server: Server,
     tls: Option<Arc<ServerTls>>,
     policy: Arc<watch::Sender<Arc<Policy>>>,
+    jwks: Option<Arc<Jwks>>,
 }
 
 /// What every stream shares.
@@ -68,6 +73,7 @@ struct Shared {
     parts: Parts,
     clients: Arc<Clients>,
     nacks: Nacks,
+    audit: Audit,
     /// By reason, a closed set.
     refusals: Quiet<&'static str>,
     /// By type.
@@ -89,6 +95,8 @@ pub fn serve(settings: Settings, policy: Policy, parts: Parts) -> Result<Downstr
     let transport = settings.transport.clone();
     let tls = transport.tls.clone();
     tls.iter().for_each(|tls| parts.metrics.show(tls));
+    let jwks = transport.gate.tokens.as_ref().map(|tokens| tokens.jwks.clone());
+    jwks.iter().for_each(|jwks| parts.metrics.show_keys(jwks));
     let budget = Budget::new(settings.half_requests);
     let policy = Arc::new(watch::Sender::new(Arc::new(policy)));
     let shared = Shared {
@@ -97,13 +105,14 @@ pub fn serve(settings: Settings, policy: Policy, parts: Parts) -> Result<Downstr
         parts,
         clients: clients.clone(),
         nacks: Nacks::default(),
+        audit: Audit::default(),
         refusals: Quiet::new(REFUSALS, usize::MAX),
         oversize: Quiet::new(1, usize::MAX),
         side: side.clone(),
         budget,
     };
     let server = bound.serve(transport, clock, connections, Arc::new(shared));
-    Ok(Downstream { addresses, clients, side, server, tls, policy })
+    Ok(Downstream { addresses, clients, side, server, tls, policy, jwks })
 }
 
 impl Downstream {
@@ -129,6 +138,14 @@ impl Downstream {
     /// How the certificate is that sidecars are shown; `None` without TLS.
     pub fn certificate(&self) -> Option<tls::Seen> {
         self.tls.as_ref().map(|tls| tls.look())
+    }
+
+    /// Fetches the keys of tokens where they come from a URL. Runs until it is dropped.
+    pub async fn keep_keys(&self) {
+        match &self.jwks {
+            Some(jwks) => jwks.run().await,
+            None => std::future::pending().await,
+        }
     }
 
     /// What health checks say; not serving until it is said.
@@ -159,7 +176,13 @@ impl Handler for Shared {
         };
         match services::route(call.path()) {
             Route::Xds { scope, variant, service } => stream::run(self, call, scope, variant, service).await,
-            Route::Side => self.side.serve(call).await,
+            Route::Side => {
+                let ends = call.identity.as_ref().map(|identity| self.parts.clock.until(identity.not_after()));
+                tokio::select! {
+                    () = self.side.serve(call) => {}
+                    () = self.parts.clock.sleep_until_some(ends) => {}
+                }
+            }
             Route::Fetch => {
                 let status = unimplemented(format!("{} is not served: use the streaming method", call.path()));
                 call.refuse(&status);

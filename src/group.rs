@@ -13,21 +13,23 @@
 //! presents a node made from the fields that its rule names, which are equal in
 //! all members; nothing else of a member leaves (C-139).
 
+pub mod authorize;
 mod template;
 
+pub use authorize::{Allowed, Authorize, AuthorizeError, Denied};
 pub use template::{Template, TemplateError};
 
 use crate::breaks;
 use crate::xds::node::{Presented, write_struct};
 use crate::xds::wire::Writer;
-use crate::xds::{Kind, Node, TypeUrl};
+use crate::xds::{Node, TypeUrl};
 use bytes::Bytes;
 use serde_json::{Map, Value as Json};
 use std::fmt;
 use std::sync::Arc;
 
 /// Who a client has proven to be: the URI (`spiffe://…`) or DNS name of its
-/// certificate. Never what a node claims.
+/// certificate, or the subject of its token. Never what a node claims.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Identity(Arc<str>);
 
@@ -145,23 +147,41 @@ pub struct Assigned {
     /// The field of the rule that the node lacks. It has a group of its own,
     /// and its status says so.
     pub unmatched: Option<String>,
-    /// Sensitive types may be served from this group (see [`is_sensitive`]).
+    /// Sensitive types may be served from this group (see [`Rules::sensitive`]).
     pub sensitive_ok: bool,
 }
 
-/// Resources of this type are credentials.
-pub fn is_sensitive(type_url: &TypeUrl) -> bool {
-    type_url.kind() == Kind::Secret
+/// The types whose resources are credentials, where an operator names no others.
+pub fn sensitive_types() -> Vec<TypeUrl> {
+    TypeUrl::from_short("sds").into_iter().collect()
 }
 
 /// The rules of this Outpost. Immutable.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Rules {
+    authorize: Authorize,
+    sensitive: Vec<TypeUrl>,
+    /// Every key contains the identity, whatever the rule says.
+    by_identity: bool,
     grouping: Grouping,
     secrets: Secrets,
     /// `None`: the default id.
     shared_id: Option<Template>,
     shared_metadata: Vec<(String, String)>,
+}
+
+impl Default for Rules {
+    fn default() -> Self {
+        Self {
+            authorize: Authorize::default(),
+            sensitive: sensitive_types(),
+            by_identity: false,
+            grouping: Grouping::default(),
+            secrets: Secrets::default(),
+            shared_id: None,
+            shared_metadata: Vec::new(),
+        }
+    }
 }
 
 impl Rules {
@@ -178,7 +198,39 @@ impl Rules {
                 return Err(TemplateError::NotCommon(field.to_string()));
             }
         }
-        Ok(Self { grouping, secrets, shared_id, shared_metadata: shared.metadata })
+        Ok(Self { grouping, secrets, shared_id, shared_metadata: shared.metadata, ..Self::default() })
+    }
+
+    /// With other rules of who may claim what.
+    pub fn authorized_by(self, authorize: Authorize) -> Self {
+        Self { authorize, ..self }
+    }
+
+    /// With other sensitive types.
+    pub fn guarding(self, sensitive: Vec<TypeUrl>) -> Self {
+        Self { sensitive, ..self }
+    }
+
+    /// With the identity in every key: what a group gets from upstream, it gets
+    /// by a credential of its members.
+    pub fn by_identity(self) -> Self {
+        Self { by_identity: true, ..self }
+    }
+
+    /// Types whose resources are credentials.
+    pub fn sensitive(&self) -> &[TypeUrl] {
+        &self.sensitive
+    }
+
+    /// Who asks for names may be refused some.
+    pub fn limits_names(&self) -> bool {
+        self.authorize.limits_names()
+    }
+
+    /// May a client that has proven to be `identity` be `node`? Who has no
+    /// identity cannot be held to one: it never gets what is sensitive.
+    pub fn authorize(&self, node: &Node, identity: Option<&Identity>) -> Result<Allowed, Denied> {
+        identity.map_or(Ok(Allowed::default()), |identity| self.authorize.decide(identity, node))
     }
 
     pub fn secrets(&self) -> Secrets {
@@ -194,15 +246,15 @@ impl Rules {
         if node.id.is_empty() {
             // No template renders to this: `;` is escaped.
             let key = with_identity(";nodeless".into(), identity);
-            return self.shared(node, key, Rule::Nodeless, identity.is_some(), None);
+            return self.shared(node, key, Rule::Nodeless, identity, identity.is_some(), None);
         }
         match &self.grouping {
             Grouping::PerNode => self.alone(node, identity, Rule::PerNode, None),
-            Grouping::All => self.shared(node, "all".into(), Rule::All, false, None),
+            Grouping::All => self.shared(node, "all".into(), Rule::All, identity, false, None),
             Grouping::Template(template) => match template.key(node, identity) {
                 Ok(key) => {
                     let identified = template.fields().any(template::Field::is_identity);
-                    self.shared(node, key, Rule::Template, identified, Some((template, identity)))
+                    self.shared(node, key, Rule::Template, identity, identified, Some((template, identity)))
                 }
                 Err(field) => self.alone(node, identity, Rule::Unmatched, Some(field)),
             },
@@ -228,10 +280,16 @@ impl Rules {
         node: &Node,
         key: String,
         rule: Rule,
+        verified: Option<&Identity>,
         identified: bool,
         named: Option<(&Template, Option<&Identity>)>,
     ) -> Assigned {
         let presented = self.present(node, &key, named);
+        let nodeless = rule == Rule::Nodeless;
+        let (key, identified) = match verified.filter(|_| self.by_identity && !nodeless) {
+            Some(_) => (with_identity(key, verified), true),
+            None => (key, identified),
+        };
         Assigned {
             key: with_variants(key, node),
             presented: presented.into(),

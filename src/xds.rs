@@ -8,6 +8,7 @@
 //! * [`envelope`]: responses as a control plane sends them, and our requests to it
 //! * [`wire`]: protobuf fields, keeping those nobody knows
 //! * [`time`]: moments, which only the caller can make
+//! * [`token`]: bearer tokens
 
 pub mod ask;
 pub mod cluster;
@@ -15,6 +16,7 @@ pub mod envelope;
 pub mod name;
 pub mod node;
 pub mod time;
+pub mod token;
 pub mod types;
 pub mod wire;
 
@@ -22,6 +24,7 @@ pub use ask::{Ask, AskError, Change, Limits};
 pub use name::{Glob, Name};
 pub use node::Node;
 pub use time::{Moment, Timing};
+pub use token::Token;
 pub use types::{Kind, TypeUrl, Variant};
 
 use bytes::Bytes;

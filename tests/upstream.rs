@@ -47,6 +47,7 @@ fn config(servers: &[&Server]) -> Config {
     Config {
         endpoints: servers.iter().enumerate().map(endpoint).collect(),
         tls: None,
+        credentials: Default::default(),
         token_file: None,
         metadata: Vec::new(),
         speak: Speak::Auto,

@@ -49,25 +49,25 @@ impl Config {
 
 /// Collects problems; a value that is wrong becomes its default meanwhile.
 #[derive(Default)]
-struct Check {
+pub(super) struct Check {
     findings: Vec<Finding>,
 }
 
 impl Check {
-    fn problem(&mut self, flag: &'static str, what: impl Into<String>) {
+    pub(super) fn problem(&mut self, flag: &'static str, what: impl Into<String>) {
         self.findings.push(Finding { flag, value: None, what: what.into() });
     }
 
     /// `text` is what was given.
-    fn refuse(&mut self, flag: &'static str, text: &str, what: impl Into<String>) {
+    pub(super) fn refuse(&mut self, flag: &'static str, text: &str, what: impl Into<String>) {
         self.findings.push(Finding { flag, value: Some(text.into()), what: what.into() });
     }
 
-    fn take<T>(&mut self, flag: &'static str, text: &str, parsed: Result<T, String>) -> Option<T> {
+    pub(super) fn take<T>(&mut self, flag: &'static str, text: &str, parsed: Result<T, String>) -> Option<T> {
         parsed.map_err(|what| self.refuse(flag, text, what)).ok()
     }
 
-    fn one_of<T: Copy + Default>(&mut self, flag: &'static str, text: &str, choices: &[(&str, T)]) -> T {
+    pub(super) fn one_of<T: Copy + Default>(&mut self, flag: &'static str, text: &str, choices: &[(&str, T)]) -> T {
         let found = choices.iter().find(|(name, _)| *name == text).map(|(_, value)| *value);
         let names: Vec<_> = choices.iter().map(|(name, _)| *name).collect();
         let found = found.ok_or_else(|| format!("is none of {}", names.join(", ")));
@@ -89,7 +89,7 @@ impl Check {
     }
 
     /// A file that can be read now; it may change later.
-    fn file(&mut self, flag: &'static str, path: &Option<String>) -> Option<PathBuf> {
+    pub(super) fn file(&mut self, flag: &'static str, path: &Option<String>) -> Option<PathBuf> {
         let path = path.as_ref()?;
         match std::fs::metadata(path).and_then(|meta| std::fs::File::open(path).map(|_| meta)) {
             Ok(meta) if meta.is_dir() => self.refuse(flag, path, "is a directory; name a file"),
@@ -115,9 +115,15 @@ impl Check {
         if flags.listen.is_empty() {
             self.problem("--listen", "names no address; give one, such as 127.0.0.1:18000");
         }
+        let tls = self.server_tls(flags);
+        let jwt = self.jwt(flags, tls.is_some() || listen.iter().all(Listen::is_local));
         Downstream {
             listen,
-            tls: self.server_tls(flags),
+            proof_required: flags.client_auth == "required"
+                && (jwt.is_some() || tls.as_ref().is_some_and(|tls| tls.client_ca.is_some())),
+            tls,
+            jwt,
+            trust_domains: self.trust_domains(flags),
             connections: self.count("--max-connections", &flags.max_connections, 1, 1_000_000),
             pending_bytes: self.bytes("--max-pending-bytes", &flags.max_pending_bytes),
             limits: self.limits(flags),
@@ -184,11 +190,13 @@ impl Check {
         if token_file.is_some() && tls.is_none() {
             self.problem("--upstream-token-file", "would be sent in plain text; add --upstream-tls or --upstream-ca");
         }
+        let credentials = self.credentials(flags, tls.as_ref());
         let variants = [("auto", Speak::Auto), ("delta", Speak::Delta), ("sotw", Speak::Sotw)];
         Upstream {
             endpoints,
             tls,
             token_file,
+            credentials,
             metadata: self.metadata(flags),
             speak: self.one_of("--upstream-variant", &flags.upstream_variant, &variants),
             connections: self.count("--upstream-connections", &flags.upstream_connections, 1, 8),
@@ -235,9 +243,13 @@ impl Check {
         let pairs = flags.shared_node_metadata.iter();
         let metadata = pairs.filter_map(|text| self.pair("--shared-node-metadata", text)).collect();
         let shared = SharedNode { id: flags.shared_node_id.clone(), metadata };
+        let authorize = self.authorize(flags);
+        let sensitive = self.sensitive_types(flags);
         let Some(grouping) = grouping else { return Rules::default() };
         let rules = Rules::new(grouping, secrets, shared).map_err(|error| error.to_string());
-        self.take("--shared-node-id", flags.shared_node_id.as_deref().unwrap_or_default(), rules).unwrap_or_default()
+        let rules = self.take("--shared-node-id", flags.shared_node_id.as_deref().unwrap_or_default(), rules);
+        let rules = rules.unwrap_or_default().authorized_by(authorize).guarding(sensitive);
+        if flags.upstream_credentials.as_deref() == Some("member") { rules.by_identity() } else { rules }
     }
 
     fn protocol(&mut self, flags: &Flags) -> Protocol {

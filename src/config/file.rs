@@ -6,6 +6,7 @@
 use super::problem::{Excerpt, Problem};
 use super::settings::{Kind, Setting};
 use crate::yaml::{self, Content, Node, Place, Sort};
+use serde_json::Value as Json;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 
@@ -157,6 +158,7 @@ impl Reading<'_> {
         let texts = match setting.kind {
             Kind::Texts => self.texts(setting, node),
             Kind::Pairs => self.pairs(setting, node),
+            Kind::Rules => self.rules(setting, node),
             _ => self.scalar(setting, node).into_iter().collect(),
         };
         if self.file.problems.len() > before {
@@ -190,6 +192,31 @@ impl Reading<'_> {
             }
         }
         pairs
+    }
+
+    /// Each rule as JSON, where it stands. What a rule may hold is checked with
+    /// those of the command line.
+    fn rules(&mut self, setting: &Setting, node: Node) -> Vec<(String, Place)> {
+        let Content::List(items) = node.content else {
+            self.expected(setting, &node);
+            return Vec::new();
+        };
+        let rule = |item: Node| {
+            let place = item.place;
+            self.structure(setting, item).map(|json| (json.to_string(), place))
+        };
+        items.into_iter().filter_map(rule).collect()
+    }
+
+    fn structure(&mut self, setting: &Setting, node: Node) -> Option<Json> {
+        match node.content {
+            Content::List(items) => items.into_iter().map(|item| self.structure(setting, item)).collect(),
+            Content::Map(entries) => {
+                let entries = self.entries(setting.key, entries);
+                entries.into_iter().map(|(_, name, value)| Some((name, self.structure(setting, value)?))).collect()
+            }
+            _ => self.text(setting, node).map(|(text, _)| Json::String(text)),
+        }
     }
 
     /// One text of a list.

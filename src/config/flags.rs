@@ -3,6 +3,7 @@
 //! Every value is text here, so that [`Config::check`](super::Config::check)
 //! can name all that is wrong at once.
 
+use crate::group::authorize::DEFAULTS as AUTHORIZE;
 use clap::ArgAction::Set;
 use clap::Args;
 
@@ -22,9 +23,30 @@ pub struct Flags {
     /// Verify clients against these roots (PEM): their URI or DNS name is their identity
     #[arg(long, env = "OUTPOST_CLIENT_CA", value_name = "FILE")]
     pub client_ca: Option<String>,
-    /// With --client-ca: must a client show a certificate? required or optional
+    /// With --client-ca or --jwt-jwks: must a client prove who it is? required or optional
     #[arg(long, env = "OUTPOST_CLIENT_AUTH", value_name = "MODE", default_value = "required")]
     pub client_auth: String,
+    /// Verify bearer tokens (JWT) by the keys of this JWKS: a file, or an https URL that is fetched every 5 min
+    #[arg(long, env = "OUTPOST_JWT_JWKS", value_name = "FILE|URL")]
+    pub jwt_jwks: Option<String>,
+    /// The issuer (iss) that tokens must name
+    #[arg(long, env = "OUTPOST_JWT_ISSUER", value_name = "TEXT")]
+    pub jwt_issuer: Option<String>,
+    /// An audience (aud) of which tokens must name one. Can be repeated
+    #[arg(long, env = "OUTPOST_JWT_AUDIENCE", value_name = "TEXT", value_delimiter = ',')]
+    pub jwt_audience: Vec<String>,
+    /// Fetch --jwt-jwks from a server of these roots (PEM), not of the system's
+    #[arg(long, env = "OUTPOST_JWT_CA", value_name = "FILE")]
+    pub jwt_ca: Option<String>,
+    /// Bearer token to present where --jwt-jwks is fetched; re-read each time
+    #[arg(long, env = "OUTPOST_JWT_TOKEN_FILE", value_name = "FILE")]
+    pub jwt_token_file: Option<String>,
+    /// Take SPIFFE identities of this trust domain, and of no others; Kubernetes tokens are of the first. Can be repeated
+    #[arg(long, env = "OUTPOST_TRUST_DOMAIN", value_name = "NAME", value_delimiter = ',')]
+    pub trust_domain: Vec<String>,
+    /// Which nodes an identity may be, and which names it may have: the first rule that fits counts. Each is JSON on the command line. Can be repeated
+    #[arg(long, env = "OUTPOST_AUTHORIZE", value_name = "RULE", default_values = AUTHORIZE)]
+    pub authorize: Vec<String>,
     /// After SIGTERM streams end spread over this time
     #[arg(long, env = "OUTPOST_DRAIN", value_name = "TIME", default_value = "30s")]
     pub drain: String,
@@ -54,6 +76,9 @@ pub struct Flags {
     /// Bearer token to present; re-read when it changes. Needs TLS
     #[arg(long, env = "OUTPOST_UPSTREAM_TOKEN_FILE", value_name = "FILE", help_heading = UPSTREAM)]
     pub upstream_token_file: Option<String>,
+    /// Whose credentials open streams: own (--upstream-cert), file (--upstream-token-file), or member (the token that a sidecar of the group sent)
+    #[arg(long, env = "OUTPOST_UPSTREAM_CREDENTIALS", value_name = "WHOSE", help_heading = UPSTREAM)]
+    pub upstream_credentials: Option<String>,
     /// Request metadata to send, such as ClusterID=edge. Can be repeated
     #[arg(long, env = "OUTPOST_UPSTREAM_METADATA", value_name = "KEY=VALUE", value_delimiter = ',', help_heading = UPSTREAM)]
     pub upstream_metadata: Vec<String>,
@@ -77,7 +102,10 @@ pub struct Flags {
     /// Node metadata that shared groups present. Can be repeated
     #[arg(long, env = "OUTPOST_SHARED_NODE_METADATA", value_name = "KEY=VALUE", value_delimiter = ',', help_heading = GROUPS)]
     pub shared_node_metadata: Vec<String>,
-    /// Serve secrets (SDS) to: identity (verified clients only) or trustNetwork (whoever connects)
+    /// Types whose resources are credentials, such as sds: see --secrets. Can be repeated
+    #[arg(long, env = "OUTPOST_SENSITIVE_TYPES", value_name = "TYPE", value_delimiter = ',', default_value = "sds", help_heading = GROUPS)]
+    pub sensitive_types: Vec<String>,
+    /// Serve sensitive types to: identity (verified clients only) or trustNetwork (whoever connects)
     #[arg(long, env = "OUTPOST_SECRETS", value_name = "MODE", default_value = "identity", help_heading = GROUPS)]
     pub secrets: String,
 

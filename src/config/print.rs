@@ -68,6 +68,7 @@ pub fn json(kind: Kind, texts: &[String]) -> serde_json::Value {
             Some(pairs) => pairs.into_iter().map(|(key, value)| (key.to_owned(), json!(value))).collect(),
             None => json!(texts),
         },
+        Kind::Rules => texts.iter().map(|text| serde_json::from_str(text).unwrap_or_else(|_| json!(text))).collect(),
         Kind::Number | Kind::Size => texts.first().map(number).unwrap_or_default(),
         Kind::Bool => texts.first().map(|text| json!(text == "true")).unwrap_or_default(),
         Kind::Text | Kind::File | Kind::Span | Kind::Choice(_) => json!(texts.first()),
@@ -127,6 +128,8 @@ fn lines(setting: &Setting, texts: &[String], comment: &str) -> Vec<String> {
             let text = |text: &str| scalar(text, Kind::Text);
             lines.extend(pairs.into_iter().map(|(key, value)| format!("  {}: {}", text(key), text(value))));
         }
+        // JSON is YAML.
+        None if setting.kind == Kind::Rules => lines.extend(texts.iter().map(|text| format!("  - {text}"))),
         None => lines.extend(texts.iter().map(|text| format!("  - {}", scalar(text, Kind::Text)))),
     }
     lines

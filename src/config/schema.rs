@@ -54,6 +54,28 @@ fn property(setting: &Setting, settings: &[Setting]) -> Value {
             { "type": "object", "additionalProperties": { "type": "string" } },
             { "type": "array", "items": { "type": "string", "pattern": "^[^=]+=" } },
         ] }),
+        Kind::Rules => json!({ "type": "array", "items": {
+            "type": "object",
+            "additionalProperties": false,
+            "required": ["identity"],
+            "properties": {
+                "identity": {
+                    "type": "string",
+                    "minLength": 1,
+                    "description": "Whom the rule is for. {name} is a part without /, * any text without /, ** at the end the rest",
+                },
+                "node": {
+                    "type": "object",
+                    "additionalProperties": { "type": "string" },
+                    "description": "Fields of a node, such as metadata.NAMESPACE, and what they must be where they are stated; {name} of the pattern and * may stand in it",
+                },
+                "names": {
+                    "type": "object",
+                    "additionalProperties": { "type": "array", "items": { "type": "string" } },
+                    "description": "The names that it may have of a type; of other types it may have all",
+                },
+            },
+        } }),
     };
     let doc = setting.doc_in_file(settings);
     property["description"] = json!(format!("{doc} ({}, {})", setting.flag, setting.env));

@@ -22,6 +22,8 @@ pub enum Kind {
     Texts,
     /// KEY: VALUE, or a list of KEY=VALUE.
     Pairs,
+    /// What an identity may be and have; see [`Authorize`](crate::group::Authorize). Each is JSON on the command line.
+    Rules,
 }
 
 impl Kind {
@@ -37,11 +39,12 @@ impl Kind {
             Self::Choice(choices) => format!("one of {}", choices.join(", ")),
             Self::Texts => "a list of text".into(),
             Self::Pairs => "keys and values, both text".into(),
+            Self::Rules => "a list of rules, each with identity, node and names".into(),
         }
     }
 
     pub(super) fn is_list(self) -> bool {
-        matches!(self, Self::Texts | Self::Pairs)
+        matches!(self, Self::Texts | Self::Pairs | Self::Rules)
     }
 }
 
@@ -76,6 +79,18 @@ const ROWS: &[Row] = &[
     ("tls_key", "downstream.tls.key", Kind::File, &["/etc/outpost/tls/tls.key"]),
     ("client_ca", "downstream.tls.clientCa", Kind::File, &["/etc/outpost/tls/ca.crt"]),
     ("client_auth", "downstream.tls.clientAuth", Kind::Choice(&["required", "optional"]), &[]),
+    ("jwt_jwks", "downstream.jwt.jwks", Kind::Text, &["https://kubernetes.default.svc/openid/v1/jwks"]),
+    ("jwt_issuer", "downstream.jwt.issuer", Kind::Text, &["https://kubernetes.default.svc.cluster.local"]),
+    ("jwt_audience", "downstream.jwt.audiences", Kind::Texts, &["outpost"]),
+    ("jwt_ca", "downstream.jwt.ca", Kind::File, &["/var/run/secrets/kubernetes.io/serviceaccount/ca.crt"]),
+    (
+        "jwt_token_file",
+        "downstream.jwt.tokenFile",
+        Kind::File,
+        &["/var/run/secrets/kubernetes.io/serviceaccount/token"],
+    ),
+    ("trust_domain", "downstream.trustDomains", Kind::Texts, &["cluster.local"]),
+    ("authorize", "downstream.authorize", Kind::Rules, &[]),
     ("drain", "downstream.drain", Kind::Span, &[]),
     ("upstream", "upstream.addresses", Kind::Texts, &["istiod.example:15012"]),
     ("upstream_tls", "upstream.tls.enabled", Kind::Bool, &[]),
@@ -84,6 +99,7 @@ const ROWS: &[Row] = &[
     ("upstream_key", "upstream.tls.key", Kind::File, &["/etc/outpost/upstream/tls.key"]),
     ("upstream_server_name", "upstream.tls.serverName", Kind::Text, &["istiod.istio-system.svc"]),
     ("upstream_token_file", "upstream.tokenFile", Kind::File, &["/var/run/secrets/tokens/istio-token"]),
+    ("upstream_credentials", "upstream.credentials", Kind::Choice(&["own", "file", "member"]), &["file"]),
     ("upstream_metadata", "upstream.metadata", Kind::Pairs, &["ClusterID=edge"]),
     ("upstream_variant", "upstream.variant", Kind::Choice(&["auto", "delta", "sotw"]), &[]),
     ("upstream_connections", "upstream.connections", Kind::Number, &[]),
@@ -91,6 +107,7 @@ const ROWS: &[Row] = &[
     ("group", "groups.rule", Kind::Text, &[]),
     ("shared_node_id", "groups.sharedNode.id", Kind::Text, &["outpost-{group}"]),
     ("shared_node_metadata", "groups.sharedNode.metadata", Kind::Pairs, &["CLUSTER_ID=edge"]),
+    ("sensitive_types", "groups.sensitiveTypes", Kind::Texts, &[]),
     ("secrets", "groups.secrets", Kind::Choice(&["identity", "trustNetwork"]), &[]),
     ("max_connections", "limits.connections", Kind::Number, &[]),
     ("max_pending_bytes", "limits.pendingBytes", Kind::Size, &[]),
@@ -116,6 +133,7 @@ const ROWS: &[Row] = &[
 const LIVE: &[&str] = &[
     "identifier",
     "downstream.drain",
+    "downstream.authorize",
     "groups.",
     "limits.messageBytes",
     "limits.names",
@@ -123,7 +141,6 @@ const LIVE: &[&str] = &[
     "limits.metadataBytes",
     "limits.metadataDepth",
     "protocol.",
-    "log.level",
 ];
 
 /// Without this nothing can be served, and it has no default.

@@ -139,11 +139,11 @@ fn whoever_trusts_more_is_warned() {
     let tls = [&*cert, &*key, &*ca];
     let warned = |extra: &[&str]| {
         let warnings = check(&[&["--upstream=a:1"], extra].concat()).unwrap().warnings();
-        ["not checked against", "whoever can connect", "in plain text"]
+        ["can be any node", "whoever can connect", "in plain text"]
             .map(|text| warnings.iter().any(|warning| warning.contains(text)))
     };
     assert_eq!(warned(&[]), [false, false, false], "a loopback address by default");
     assert_eq!(warned(&["--listen=0.0.0.0:1", "--secrets=trustNetwork"]), [false, true, true]);
-    assert_eq!(warned(&tls), [true, false, false]);
-    assert_eq!(warned(&[&tls[..], &["--group=all"]].concat()), [false, false, false], "it serves no secrets");
+    assert_eq!(warned(&tls), [false, false, false]);
+    assert_eq!(warned(&[&tls[..], &["--client-auth=optional"]].concat()), [true, false, false]);
 }

@@ -1,5 +1,6 @@
 //! What is counted of streams. No label names a node, a group or a resource.
 
+use crate::transport::jwks::Jwks;
 use crate::transport::tls::ServerTls;
 use crate::xds::TypeUrl;
 use prometheus_client::collector::Collector;
@@ -71,9 +72,11 @@ pub struct Metrics {
     response_size: Histogram,
     oversize: Family<TypeLabels, Counter>,
     rejected: Family<ReasonLabels, Counter>,
+    hidden: Family<TypeLabels, Counter>,
     unimplemented: Counter,
     latency: Family<StageLabels, Histogram>,
     certificate: Shown,
+    keys: ShownKeys,
 }
 
 /// From a millisecond to a minute.
@@ -93,11 +96,14 @@ impl Metrics {
             response_size: Histogram::new(BYTES),
             oversize: Family::default(),
             rejected: Family::default(),
+            hidden: Family::default(),
             unimplemented: Counter::default(),
             latency: Family::new_with_constructor(|| Histogram::new(SECONDS)),
             certificate: Shown::default(),
+            keys: ShownKeys::default(),
         };
         registry.register_collector(Box::new(this.certificate.clone()));
+        registry.register_collector(Box::new(this.keys.clone()));
         registry.register_with_unit(
             "convergence",
             "Time of a change since it came from upstream",
@@ -120,6 +126,8 @@ impl Metrics {
             "Streams that this server refused or ended, by what was wrong",
             this.rejected.clone(),
         );
+        let help = "Names asked for that the client may not have: they are answered as if they did not exist";
+        registry.register("hidden_names", help, this.hidden.clone());
         registry.register("unimplemented", "Calls of methods that are not served", this.unimplemented.clone());
         this
     }
@@ -128,6 +136,11 @@ impl Metrics {
     pub(super) fn show(&self, tls: &Arc<ServerTls>) {
         // A second time would be a second server on one registry.
         let _ = self.certificate.0.set(tls.clone());
+    }
+
+    /// … and at the keys of tokens.
+    pub(super) fn show_keys(&self, jwks: &Arc<Jwks>) {
+        let _ = self.keys.0.set(jwks.clone());
     }
 
     /// Counts a stream as open until the guard drops.
@@ -143,6 +156,10 @@ impl Metrics {
 
     pub(super) fn rejected(&self, reason: &'static str) {
         self.rejected.get_or_create(&ReasonLabels { reason }).inc();
+    }
+
+    pub(super) fn hidden(&self, type_url: &TypeUrl, names: usize) {
+        self.hidden.get_or_create(&TypeLabels { r#type: type_url.short() }).inc_by(names as u64);
     }
 
     pub(super) fn request(&self, type_url: &TypeUrl, kind: &'static str) {
@@ -189,6 +206,25 @@ impl Collector for Shown {
         let help = "When the certificate in use ends, in seconds since 1970";
         let expiry = encoder.encode_descriptor("tls_expiry_timestamp_seconds", help, None, MetricType::Gauge)?;
         ConstGauge::new(expires.as_secs_f64()).encode(expiry)
+    }
+}
+
+/// The keys by which tokens may be signed.
+#[derive(Clone, Debug, Default)]
+struct ShownKeys(Arc<OnceLock<Arc<Jwks>>>);
+
+impl Collector for ShownKeys {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let Some(seen) = self.0.get().map(|jwks| jwks.look()) else { return Ok(()) };
+        let help = "Keys by which bearer tokens may be signed";
+        let keys = encoder.encode_descriptor("jwks_keys", help, None, MetricType::Gauge)?;
+        ConstGauge::new(i64::try_from(seen.keys).unwrap_or(i64::MAX)).encode(keys)?;
+        let help = "1 while newer keys of tokens are not usable and those before stay in use";
+        let problem = encoder.encode_descriptor("jwks_problem", help, None, MetricType::Gauge)?;
+        ConstGauge::new(i64::from(seen.problem.is_some())).encode(problem)?;
+        let help = "Reads and fetches of keys that failed";
+        let failures = encoder.encode_descriptor("jwks_load_failures", help, None, MetricType::Counter)?;
+        ConstCounter::new(seen.failures).encode(failures)
     }
 }
 

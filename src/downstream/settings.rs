@@ -2,10 +2,14 @@
 //! [`Settings`] for as long as the process runs, and the [`Policy`] that may be
 //! replaced under way.
 
-use crate::config::{self, Config, NoWildcard, TrustVersions};
+use crate::clock::Clock;
+use crate::config::{self, Config, Credentials, NoWildcard, TrustVersions};
 use crate::group::Rules;
 use crate::session::server::{LegacyOff, Settings as SessionSettings, Trust};
 use crate::transport::frame::Limit;
+use crate::transport::gate::{Gate, Tokens};
+use crate::transport::jwks::{Jwks, JwksError, Site, SiteError};
+use crate::transport::jwt;
 use crate::transport::server::{self, Listen};
 use crate::transport::tls::{ClientAuth, Pair, ServerTls, TlsError};
 use crate::xds::Timing;
@@ -40,8 +44,8 @@ pub struct Settings {
 const NODELESS: &str = "nodeless";
 
 impl Settings {
-    /// Reads the certificates that `config` names.
-    pub fn of(config: &Config) -> Result<Self, TlsError> {
+    /// Reads the certificates and keys that `config` names.
+    pub fn of(config: &Config, clock: &Clock) -> Result<Self, SettingsError> {
         let downstream = &config.downstream;
         let limits = &downstream.limits;
         let listen = downstream.listen.iter().map(|listen| match listen {
@@ -49,7 +53,8 @@ impl Settings {
             config::Listen::Unix(path) => Listen::Unix(path.clone()),
         });
         let transport = server::Settings {
-            tls: downstream.tls.as_ref().map(tls).transpose()?.map(Arc::new),
+            tls: downstream.tls.as_ref().map(|files| tls(files, downstream)).transpose()?.map(Arc::new),
+            gate: Arc::new(gate(config, clock)?),
             max_connections: downstream.connections,
             max_streams: limits.streams_per_connection,
             ..server::Settings::default()
@@ -75,11 +80,41 @@ impl Policy {
     }
 }
 
-fn tls(tls: &config::ServerTls) -> Result<ServerTls, TlsError> {
+/// Why what the configuration names cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum SettingsError {
+    #[error("TLS towards sidecars: {0}")]
+    Tls(#[from] TlsError),
+    #[error("--jwt-jwks: {0}")]
+    Jwks(#[from] JwksError),
+    #[error("--jwt-jwks: {0}")]
+    Site(#[from] SiteError),
+}
+
+fn gate(config: &Config, clock: &Clock) -> Result<Gate, SettingsError> {
+    let downstream = &config.downstream;
+    let tokens = downstream.jwt.as_ref().map(|jwt| {
+        let jwks = match &jwt.jwks {
+            config::Jwks::File(path) => Jwks::file(path.clone(), clock.clone())?,
+            config::Jwks::Url(url) => Jwks::url(Site::new(url, jwt.ca.clone(), jwt.token_file.clone())?, clock.clone()),
+        };
+        let rules = jwt::Rules { issuer: jwt.issuer.clone(), audiences: jwt.audiences.clone() };
+        Ok::<_, SettingsError>(Tokens { jwks: Arc::new(jwks), rules })
+    });
+    Ok(Gate {
+        required: downstream.proof_required,
+        token_required: config.upstream.credentials == Credentials::Member,
+        trust_domains: downstream.trust_domains.clone(),
+        tokens: tokens.transpose()?,
+    })
+}
+
+fn tls(tls: &config::ServerTls, of: &config::Downstream) -> Result<ServerTls, TlsError> {
     let pair = Pair { cert: tls.certificate.clone(), key: tls.key.clone() };
     let clients = match &tls.client_ca {
         None => ClientAuth::None,
-        Some(ca) if tls.client_required => ClientAuth::Required(ca.clone()),
+        // A client with a token needs no certificate: whether it has one of both is asked later.
+        Some(ca) if tls.client_required && of.jwt.is_none() => ClientAuth::Required(ca.clone()),
         Some(ca) => ClientAuth::Optional(ca.clone()),
     };
     ServerTls::new(pair, clients)

@@ -7,19 +7,22 @@
 mod ending;
 mod pace;
 
+use super::audit::Subject;
 use super::clients::{Client, Entered, Known};
 use super::metrics::{OpenStream, Stage};
 use super::{Policy, Shared};
 use crate::breaks;
-use crate::content::Served;
+use crate::clock::Clock;
+use crate::content::{Served, Sight};
 use crate::exchange::Member;
-use crate::group::{self, Assigned, is_sensitive};
+use crate::group::{self, Allowed, Assigned};
 use crate::session::server::{Granted, HeardKind, Output, Rejection, Response, Scope, ServerSession};
 use crate::transport::server::{Call, Peer};
 use crate::transport::status;
 use crate::transport::stream::{Messages, RecvError, Sender};
+use crate::transport::{Identity, jwt};
 use crate::xds::time::earliest;
-use crate::xds::{Ask, AskError, Moment, Node, Status, TypeUrl, Variant, code};
+use crate::xds::{Ask, AskError, Change, Moment, Name, Node, Status, TypeUrl, Variant, code};
 use bytes::Bytes;
 use ending::Ends;
 use futures_util::FutureExt;
@@ -31,13 +34,19 @@ use tokio::sync::Notify;
 
 /// Serves one stream until it ends.
 pub(super) async fn run(shared: Arc<Shared>, call: Call, scope: Scope, variant: Variant, service: &'static str) {
-    let peer = call.peer.clone();
+    let caller = Caller { peer: call.peer.clone(), identity: call.identity.clone() };
     let policy = shared.policy.borrow().clone();
     let Some((messages, sender)) = call.accept(policy.message_limit, &shared.budget) else {
         return shared.parts.metrics.rejected("not_grpc");
     };
-    let reason = Stream::new(&shared, policy, &peer, (messages, sender), (scope, variant, service)).run().await;
+    let reason = Stream::new(&shared, policy, &caller, (messages, sender), (scope, variant, service)).run().await;
     shared.parts.metrics.ended(reason);
+}
+
+/// Who is at the other end.
+struct Caller {
+    peer: Arc<Peer>,
+    identity: Option<Identity>,
 }
 
 struct Stream<'a> {
@@ -54,6 +63,11 @@ struct Stream<'a> {
     /// this stream wants (N-08).
     leaving: Option<Member>,
     offered: Option<Arc<Served>>,
+    /// Which names it may have, and what is served without the others.
+    allowed: Allowed,
+    sight: Sight,
+    /// Types that it is refused altogether.
+    refused: Vec<TypeUrl>,
     wake: Arc<Notify>,
     /// The response whose bytes are handed over.
     flight: Option<Flight>,
@@ -97,17 +111,18 @@ impl<'a> Stream<'a> {
     fn new(
         shared: &'a Arc<Shared>,
         policy: Arc<Policy>,
-        peer: &Peer,
+        caller: &Caller,
         (messages, sender): (Messages, Sender),
         (scope, variant, service): (Scope, Variant, &'static str),
     ) -> Self {
         let now = shared.parts.clock.now();
         let session = Arc::new(Mutex::new(ServerSession::new(scope, variant, policy.session.clone())));
-        let identity = peer.identity.as_ref().map(|identity| group::Identity::new(identity.as_str()));
-        let proven = peer.identity.as_ref().map(|identity| Arc::from(identity.as_str()));
+        let Caller { peer, identity: proven } = caller;
+        let identity = proven.as_ref().map(|identity| group::Identity::new(identity.as_str()));
+        let named = proven.as_ref().map(|identity| Arc::from(identity.as_str()));
         let listed = shared
             .clients
-            .enter(|stream| Client::new(stream, peer.address.clone(), proven, service, variant, now, session));
+            .enter(|stream| Client::new(stream, peer.address.clone(), named, service, variant, now, session));
         let label = if variant == Variant::Delta { "delta" } else { "sotw" };
         Self {
             shared,
@@ -121,10 +136,13 @@ impl<'a> Stream<'a> {
             member: None,
             leaving: None,
             offered: None,
+            allowed: Allowed::default(),
+            sight: Sight::default(),
+            refused: Vec::new(),
             wake: Arc::default(),
             flight: None,
             pace: Pace::new(now),
-            ends: Ends::new(peer.ending()),
+            ends: Ends::new(peer.ending(), token_ends(proven.as_ref(), &shared.parts.clock)),
             alarms: 0,
             closing: None,
         }
@@ -255,6 +273,7 @@ impl Stream<'_> {
         };
         let ask = ask.map_err(reject_ask)?;
         let type_url = self.type_of(&ask);
+        let asked = self.worth_a_look(&type_url, &ask);
         let heard = self.listed.client.session().handle_ask(now, ask, &self.shared.parts.store)?;
         self.pace.heard(&type_url, &heard.kind, now);
         let metrics = &self.shared.parts.metrics;
@@ -270,9 +289,43 @@ impl Stream<'_> {
             _ => {}
         }
         if let Some(node) = heard.node {
-            self.join(&node);
+            self.join(&node)?;
+        }
+        if matches!(heard.kind, HeardKind::First | HeardKind::Plain) {
+            self.note_hidden(now, &type_url, &asked);
         }
         Ok(())
+    }
+
+    /// The names that a request asks for, where some may not be had.
+    fn worth_a_look(&self, type_url: &TypeUrl, ask: &Ask) -> Vec<Name> {
+        let rules = &self.policy.rules;
+        if !rules.limits_names() && !rules.sensitive().contains(type_url) {
+            return Vec::new();
+        }
+        match &ask.change {
+            Change::Replace(named) => named.names.clone(),
+            Change::Delta { subscribe, .. } => subscribe.names.clone(),
+        }
+    }
+
+    /// Names that are answered as if they did not exist go into the audit log.
+    fn note_hidden(&self, now: Moment, type_url: &TypeUrl, asked: &[Name]) {
+        let refused = self.refused.contains(type_url);
+        let hidden = |name: &&Name| refused || !self.allowed.has(type_url, name);
+        let mut names = asked.iter().filter(hidden);
+        let Some(first) = names.next() else { return };
+        let count = names.count() + 1;
+        self.shared.parts.metrics.hidden(type_url, count);
+        let reason = if refused { "sensitive_type" } else { "name" };
+        let text = format!("{} {first}, and {} more", type_url.short(), count - 1);
+        self.shared.audit.note(now, self.subject(), reason, &text, "names are answered as if they did not exist");
+    }
+
+    /// Who this is, for the audit log.
+    fn subject(&self) -> Subject<'_> {
+        let client = &self.listed.client;
+        Subject { peer: &client.peer, identity: client.identity.as_deref() }
     }
 
     fn type_of(&self, ask: &Ask) -> TypeUrl {
@@ -282,9 +335,22 @@ impl Stream<'_> {
         }
     }
 
-    /// The node came first, or changed: the group is chosen (again).
-    fn join(&mut self, node: &Node) {
+    /// The node came first, or changed: the group is chosen (again), if the client
+    /// may be this node. That does not depend on whether there is such a node.
+    fn join(&mut self, node: &Node) -> Result<(), Rejection> {
         let parts = &self.shared.parts;
+        self.allowed = self.policy.rules.authorize(node, self.identity.as_ref()).map_err(|denied| {
+            let field = denied.field.as_deref().unwrap_or("no rule is for the identity");
+            let text = format!("node {}: {field}", node.id);
+            self.shared.audit.note(
+                self.now(),
+                self.subject(),
+                "node",
+                &text,
+                "a stream is refused: its identity may not be this node",
+            );
+            Rejection::new(code::PERMISSION_DENIED, "node_not_allowed", "the client's identity may not be this node")
+        })?;
         let Assigned { key, presented, rule, unmatched, sensitive_ok } =
             self.policy.rules.assign(node, self.identity.as_ref());
         self.listed.client.learn(Known {
@@ -296,13 +362,13 @@ impl Stream<'_> {
         });
         let wake = self.wake.clone();
         let member = parts.exchange.join(key, presented, Arc::new(move || wake.notify_one()));
-        let sensitive = ["sds"].into_iter().filter_map(TypeUrl::from_short).filter(is_sensitive);
-        let refused = if sensitive_ok { Vec::new() } else { sensitive.collect() };
-        self.listed.client.session().join(Granted { refused });
-        self.offered = None;
+        self.refused = if sensitive_ok { Vec::new() } else { self.policy.rules.sensitive().to_vec() };
+        self.listed.client.session().join(Granted { refused: self.refused.clone() });
+        (self.offered, self.sight) = (None, Sight::default());
         let before = self.member.replace(member);
         // Of two changes at once the one in the middle never wanted anything.
         self.leaving = self.leaving.take().or(before);
+        Ok(())
     }
 }
 
@@ -344,7 +410,13 @@ impl Stream<'_> {
         let Some(member) = &self.member else { return };
         let served = member.served();
         if self.offered.as_ref().is_none_or(|offered| !Arc::ptr_eq(offered, &served)) {
-            self.listed.client.session().offer(now, &served);
+            let allowed = &self.allowed;
+            let limited = |type_url: &TypeUrl| allowed.limits(type_url);
+            let seen = match allowed.is_limited() {
+                true => self.sight.of(&served, &self.shared.parts.store, limited, |of, name| allowed.has(of, name)),
+                false => served.clone(),
+            };
+            self.listed.client.session().offer(now, &seen);
             self.offered = Some(served);
         }
     }
@@ -396,6 +468,13 @@ impl Stream<'_> {
             metrics.took(&type_url, Stage::Written, now.since(received));
         }
     }
+}
+
+/// When the token that proved who calls has ended, within what clocks may
+/// differ: those that came with one token do not all end at once.
+fn token_ends(identity: Option<&Identity>, clock: &Clock) -> Option<Moment> {
+    let identity = identity.filter(|identity| identity.token().is_some())?;
+    Some(clock.until(identity.not_after()) + jwt::LEEWAY.mul_f64(rand::random_range(0.0..1.0)))
 }
 
 fn label(kind: &HeardKind) -> &'static str {

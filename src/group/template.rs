@@ -104,7 +104,7 @@ impl fmt::Display for Field {
 }
 
 /// `LABELS.app` and `LABELS[app.kubernetes.io/name]` are two keys each.
-fn parse_path(mut text: &str) -> Option<Vec<String>> {
+pub(super) fn parse_path(mut text: &str) -> Option<Vec<String>> {
     let mut path = Vec::new();
     loop {
         let end = text.find(['.', '[']).unwrap_or(text.len());

@@ -1,5 +1,6 @@
-//! Who a peer is: what its verified certificate says, never what it claims.
+//! Who a peer is: what its verified certificate or token says, never what it claims.
 
+use crate::xds::Token;
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -11,6 +12,8 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 pub struct Identity {
     name: Arc<str>,
     not_after: SystemTime,
+    /// What proved it, where that was no certificate.
+    token: Option<Token>,
 }
 
 /// Why a certificate that was verified names nobody.
@@ -53,22 +56,31 @@ impl Identity {
                 .ok_or(IdentityError::Nameless)?,
             many => return Err(IdentityError::ManyUris(many.len())),
         };
-        Ok(Self { name: name.into(), not_after: not_after(&certificate) })
+        Ok(Self { name: name.into(), not_after: not_after(&certificate), token: None })
+    }
+
+    /// Of a bearer token that was verified.
+    pub(super) fn of_token(name: &str, expires: SystemTime, token: Token) -> Self {
+        Self { name: name.into(), not_after: expires, token: Some(token) }
     }
 
     /// An identity that something other than a certificate proved, or a test made up.
     pub fn named(name: &str, not_after: SystemTime) -> Self {
-        Self { name: name.into(), not_after }
+        Self { name: name.into(), not_after, token: None }
     }
 
-    /// `spiffe://…` or a DNS name.
+    /// `spiffe://…`, a DNS name, or `jwt:` and a token's subject.
     pub fn as_str(&self) -> &str {
         &self.name
     }
 
-    /// When the certificate ends; streams end with it.
+    /// When the certificate or the token ends; streams end with it.
     pub fn not_after(&self) -> SystemTime {
         self.not_after
+    }
+
+    pub fn token(&self) -> Option<&Token> {
+        self.token.as_ref()
     }
 }
 

@@ -21,7 +21,7 @@ pub async fn serve<S>(mut service: S, call: Call)
 where
     S: Service<Request<TonicBody>, Response = Response<TonicBody>, Error = Infallible>,
 {
-    let Call { request, mut respond, peer } = call;
+    let Call { request, mut respond, peer, .. } = call;
     let mut request = request.map(|stream| TonicBody::new(RequestBody { stream, data_over: false }));
     request.extensions_mut().insert(peer);
     let Ok(()) = poll_fn(|cx| service.poll_ready(cx)).await;

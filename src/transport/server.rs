@@ -20,6 +20,7 @@ pub use call::Call;
 pub use metrics::Metrics;
 
 use super::Identity;
+use super::gate::Gate;
 use super::identity::IdentityError;
 use super::io::Traffic;
 use super::tls::ServerTls;
@@ -40,6 +41,8 @@ use tokio::sync::{Semaphore, watch};
 #[derive(Clone, Debug)]
 pub struct Settings {
     pub tls: Option<Arc<ServerTls>>,
+    /// Who may call at all.
+    pub gate: Arc<Gate>,
     pub max_connections: usize,
     /// Calls at once on one connection (C-174).
     pub max_streams: u32,
@@ -67,6 +70,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             tls: None,
+            gate: Arc::default(),
             max_connections: 20_000,
             max_streams: 1000,
             header_list_bytes: 16 << 10,
@@ -146,6 +150,8 @@ struct Shared<H> {
     open: watch::Sender<usize>,
     /// How often connections were beyond the limit.
     full: Quiet<()>,
+    /// Calls of nobody that is let in, by reason: a closed set.
+    refused: Quiet<&'static str>,
 }
 
 /// A server that accepts. Dropping it stops accepting and ends every connection
@@ -175,6 +181,7 @@ impl Bound {
             drain: draining,
             open,
             full: Quiet::new(1, 1),
+            refused: Quiet::new(3, usize::MAX),
         });
         for listener in self.listeners {
             tokio::spawn(watched(accept(listener, shared.clone()), broke.clone()));

@@ -16,8 +16,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
-/// What is offered in ALPN: HTTP/2 and nothing else.
+/// What is offered in ALPN: HTTP/2 and nothing else …
 const ALPN: &[u8] = b"h2";
+/// … but to a server of keys.
+const HTTP1: &[u8] = b"http/1.1";
 
 /// Why certificates cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -110,12 +112,21 @@ pub struct ClientFiles {
 
 impl ClientTls {
     pub fn new(files: ClientFiles) -> Result<Self, TlsError> {
+        Self::offering(ALPN, files)
+    }
+
+    /// For a plain web server.
+    pub(super) fn http1(files: ClientFiles) -> Result<Self, TlsError> {
+        Self::offering(HTTP1, files)
+    }
+
+    fn offering(protocol: &'static [u8], files: ClientFiles) -> Result<Self, TlsError> {
         let server_name = files.server_name.as_deref().map(parse_name).transpose()?;
         let mut watched: Vec<PathBuf> = files.ca.iter().cloned().collect();
         if let Some(pair) = &files.pair {
             watched.extend([pair.cert.clone(), pair.key.clone()]);
         }
-        let config = Reloaded::new(watched, move || client_config(&files))?;
+        let config = Reloaded::new(watched, move || client_config(&files, protocol))?;
         Ok(Self { config, server_name })
     }
 
@@ -197,7 +208,7 @@ struct State<T> {
 
 /// Tells one state of a file from another.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Stamp {
+pub(super) struct Stamp {
     device: u64,
     inode: u64,
     size: u64,
@@ -263,7 +274,7 @@ impl<T> fmt::Debug for Reloaded<T> {
     }
 }
 
-fn stamps(files: &[PathBuf]) -> Vec<Option<Stamp>> {
+pub(super) fn stamps(files: &[PathBuf]) -> Vec<Option<Stamp>> {
     let stamp = |path: &PathBuf| {
         let data = std::fs::metadata(path).ok()?;
         let changed = (data.mtime(), data.mtime_nsec());
@@ -305,7 +316,7 @@ fn server_config(pair: &Pair, clients: &ClientAuth) -> Result<Loaded<ServerConfi
     Ok(Loaded { config: config.into(), leaf })
 }
 
-fn client_config(files: &ClientFiles) -> Result<Loaded<ClientConfig>, TlsError> {
+fn client_config(files: &ClientFiles, protocol: &[u8]) -> Result<Loaded<ClientConfig>, TlsError> {
     let roots = match &files.ca {
         Some(ca) => roots_of(ca)?,
         None => native_roots()?,
@@ -323,7 +334,7 @@ fn client_config(files: &ClientFiles) -> Result<Loaded<ClientConfig>, TlsError> 
             (builder.with_client_auth_cert(chain, key).map_err(|error| refused(pair, error))?, leaf)
         }
     };
-    config.alpn_protocols = vec![ALPN.to_vec()];
+    config.alpn_protocols = vec![protocol.to_vec()];
     Ok(Loaded { config: config.into(), leaf })
 }
 
@@ -362,7 +373,7 @@ fn native_roots() -> Result<RootCertStore, TlsError> {
     if roots.is_empty() { Err(TlsError::NoRoots) } else { Ok(roots) }
 }
 
-pub(super) fn read_chain(what: &'static str, path: &Path) -> Result<Chain, TlsError> {
+fn read_chain(what: &'static str, path: &Path) -> Result<Chain, TlsError> {
     let text = read(what, path)?;
     let chain: Chain = CertificateDer::pem_slice_iter(&text)
         .collect::<Result<_, _>>()

@@ -73,6 +73,8 @@ pub enum NodeError {
     OtherBytes { bytes: usize, most: usize },
     #[error("node.metadata is nested deeper than the limit of {limit}; send it flatter or raise --max-metadata-depth")]
     MetadataDepth { limit: usize },
+    #[error("node.{0} is stated twice, so that others may read it otherwise than we do; state it once")]
+    Twice(&'static str),
 }
 
 /// The most bytes of a text that names a node, as of a resource's name.
@@ -96,8 +98,10 @@ impl Node {
         let mut head = Vec::new();
         let mut extensions = Vec::new();
         let mut others = 0;
+        let mut once = Once::default();
         for item in Fields::new(message) {
             let item = item?;
+            once.of(item.number)?;
             if item.number != field::METADATA {
                 others += item.raw.len();
                 if others > OTHER_BYTES {
@@ -179,6 +183,28 @@ impl Node {
     }
 }
 
+/// A field stated twice is merged by some and replaced by others. What a node
+/// claims must be the same to whoever checks it and to whom it is presented.
+#[derive(Default)]
+struct Once(u32);
+
+impl Once {
+    fn of(&mut self, number: u32) -> Result<(), NodeError> {
+        let name = match number {
+            field::ID => "id",
+            field::CLUSTER => "cluster",
+            field::METADATA => "metadata",
+            field::LOCALITY => "locality",
+            field::USER_AGENT_NAME => "user_agent_name",
+            _ => return Ok(()),
+        };
+        let bit = 1 << number;
+        let twice = self.0 & bit != 0;
+        self.0 |= bit;
+        if twice { Err(NodeError::Twice(name)) } else { Ok(()) }
+    }
+}
+
 fn text(field: &'static str, item: Field) -> Result<String, NodeError> {
     let text = item.string()?;
     if text.len() > TEXT_BYTES {
@@ -212,33 +238,42 @@ fn read_struct(message: Bytes, depth: usize, limits: NodeLimits) -> Result<Json,
         if item.number != 1 {
             continue;
         }
-        let (mut key, mut value) = (String::new(), Json::Null);
+        let (mut key, mut value) = (None, None);
         for part in Fields::new(item.bytes()?) {
             let part = part?;
-            match part.number {
-                1 => key = part.string()?,
-                2 => value = read_value(part.bytes()?, below, limits)?,
-                _ => {}
+            let twice = match part.number {
+                1 => key.replace(part.string()?).is_some(),
+                2 => value.replace(read_value(part.bytes()?, below, limits)?).is_some(),
+                _ => false,
+            };
+            if twice {
+                return Err(NodeError::Twice("metadata"));
             }
         }
-        fields.insert(key, value);
+        if fields.insert(key.unwrap_or_default(), value.unwrap_or_default()).is_some() {
+            return Err(NodeError::Twice("metadata"));
+        }
     }
     Ok(Json::Object(fields))
 }
 
 fn read_value(message: Bytes, depth: usize, limits: NodeLimits) -> Result<Json, NodeError> {
-    let mut json = Json::Null;
+    let mut stated = None;
     for item in Fields::new(message) {
-        json = match item? {
+        let json = match item? {
             Field { number: 2, value: Value::Fixed64(bits), .. } => f64::from_bits(bits).into(),
             item @ Field { number: 3, .. } => Json::String(item.string()?),
             Field { number: 4, value: Value::Varint(flag), .. } => Json::Bool(flag != 0),
             item @ Field { number: 5, .. } => read_struct(item.bytes()?, depth, limits)?,
             item @ Field { number: 6, .. } => read_list(item.bytes()?, depth, limits)?,
+            Field { number: 1, .. } => Json::Null,
             _ => continue,
         };
+        if stated.replace(json).is_some() {
+            return Err(NodeError::Twice("metadata"));
+        }
     }
-    Ok(json)
+    Ok(stated.unwrap_or_default())
 }
 
 fn read_list(message: Bytes, depth: usize, limits: NodeLimits) -> Result<Json, NodeError> {
@@ -324,6 +359,40 @@ mod tests {
         assert_eq!(of(1, 5000), Err(NodeError::TextBytes { field: "id", bytes: 5000, most: 4096 }));
         assert!(of(1, 4096).is_ok() && of(9, 1_000_000).is_ok());
         assert!(matches!(of(9, 1_100_000), Err(NodeError::OtherBytes { .. })));
+    }
+
+    /// Protobuf merges a message that is stated twice; we would see the last alone.
+    #[test]
+    fn what_is_stated_twice_is_refused() {
+        let read = |out: Writer| Node::read(out.finish(), NodeLimits::default());
+        let twice = |write: &dyn Fn(&mut Writer)| {
+            let mut out = Writer::default();
+            out.message(3, |out| write(out));
+            read(out)
+        };
+        let bank = json!({"NAMESPACE": "bank"});
+        let mut out = Writer::default();
+        out.message(3, |out| write_struct(&bank, out));
+        out.message(3, |_| ());
+        assert_eq!(read(out), Err(NodeError::Twice("metadata")));
+        let mut out = Writer::default();
+        out.string(1, "a");
+        out.string(1, "b");
+        assert_eq!(read(out), Err(NodeError::Twice("id")));
+        let text = |out: &mut Writer, text: &str| out.message(2, |out| out.bytes(3, text.as_bytes()));
+        let entry = |out: &mut Writer, texts: &[&str]| {
+            out.message(1, |out| {
+                out.string(1, "NAMESPACE");
+                texts.iter().for_each(|of| text(out, of));
+            });
+        };
+        assert!(twice(&|out| entry(out, &["bank"])).is_ok());
+        assert_eq!(twice(&|out| entry(out, &["bank", "shop"])), Err(NodeError::Twice("metadata")), "a value");
+        let keys = twice(&|out| {
+            entry(out, &["bank"]);
+            entry(out, &["shop"]);
+        });
+        assert_eq!(keys, Err(NodeError::Twice("metadata")), "a key");
     }
 
     #[test]

@@ -8,7 +8,7 @@ use super::world::ControlPlane;
 use bytes::{Bytes, BytesMut};
 use outpost::content::Store;
 use outpost::exchange::{GroupState, MemberId};
-use outpost::group::{GroupKey, Rules, is_sensitive};
+use outpost::group::{GroupKey, Rules, sensitive_types};
 use outpost::session::client::{ClientSession, Output as Upward};
 use outpost::session::server::{
     Granted, HeardKind, LegacyOff, Output as Downward, Rejection, Scope, ServerSession, Settings,
@@ -171,8 +171,8 @@ impl Pure {
         let member = MemberId(self.members);
         let Some(stream) = self.streams.get_mut(&id) else { return };
         let before = stream.place.replace((assigned.key, member));
-        let secret = TypeUrl::from_short("sds").into_iter().filter(is_sensitive);
-        stream.session.join(Granted { refused: secret.filter(|_| !assigned.sensitive_ok).collect() });
+        let refused = if assigned.sensitive_ok { Vec::new() } else { sensitive_types() };
+        stream.session.join(Granted { refused });
         self.downward(id);
         if let Some((key, member)) = before
             && let Some(group) = self.groups.get_mut(&key)

@@ -1,6 +1,7 @@
 //! When a stream ends with its connection.
 
 use crate::transport::server::{Cause, Ending};
+use crate::xds::time::earliest;
 use crate::xds::{Moment, Status, code};
 use tokio::sync::watch;
 
@@ -8,6 +9,8 @@ use tokio::sync::watch;
 pub(super) struct Ends {
     ending: watch::Receiver<Option<Ending>>,
     planned: Option<Planned>,
+    /// The token that proved who calls has ended by then.
+    token: Option<Moment>,
 }
 
 #[derive(Clone, Copy)]
@@ -20,8 +23,8 @@ struct Planned {
 }
 
 impl Ends {
-    pub(super) fn new(ending: watch::Receiver<Option<Ending>>) -> Self {
-        Self { ending, planned: None }
+    pub(super) fn new(ending: watch::Receiver<Option<Ending>>, token: Option<Moment>) -> Self {
+        Self { ending, planned: None, token }
     }
 
     /// Returns when the end is announced, once for each announcement.
@@ -42,15 +45,20 @@ impl Ends {
     }
 
     pub(super) fn due(&self, answered: bool) -> Option<Moment> {
-        self.planned.map(|planned| if answered { planned.at } else { planned.last })
+        let planned = self.planned.map(|planned| if answered { planned.at } else { planned.last });
+        earliest(planned, self.token)
     }
 
     /// How to end now, if it is time.
     pub(super) fn now(&self, now: Moment, answered: bool) -> Option<(&'static str, Status)> {
-        let planned = self.planned?;
         if self.due(answered)? > now {
             return None;
         }
+        if self.token.is_some_and(|at| at <= now) {
+            let text = "the client's bearer token has expired; open a stream with a new one";
+            return Some(("expired", Status::new(code::UNAUTHENTICATED, text)));
+        }
+        let planned = self.planned?;
         Some(match planned.cause {
             Cause::Expired => (
                 "expired",

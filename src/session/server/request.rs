@@ -208,7 +208,7 @@ impl ServerSession {
 
 fn reject_node(error: NodeError) -> Rejection {
     match error {
-        NodeError::Wire(_) => Rejection::invalid("malformed", error.to_string()),
+        NodeError::Wire(_) | NodeError::Twice(_) => Rejection::invalid("malformed", error.to_string()),
         NodeError::MetadataBytes { .. }
         | NodeError::MetadataDepth { .. }
         | NodeError::TextBytes { .. }

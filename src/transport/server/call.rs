@@ -1,6 +1,6 @@
 //! One call, before anybody answered it.
 
-use super::Peer;
+use super::{Identity, Peer};
 use crate::breaks;
 use crate::transport::frame::{Budget, Decoder, Encoding, Limit};
 use crate::transport::status::{GRPC_ACCEPT_ENCODING, GRPC_ENCODING, trailers};
@@ -18,6 +18,8 @@ pub struct Call {
     pub request: Request<RecvStream>,
     pub respond: SendResponse<Bytes>,
     pub peer: Arc<Peer>,
+    /// Who calls: what the connection's certificate and the call's token prove.
+    pub identity: Option<Identity>,
 }
 
 const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");

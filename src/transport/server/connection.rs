@@ -17,7 +17,7 @@ use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 use tokio::sync::watch;
 
 /// What is written at the very end gets this long to leave.
@@ -184,18 +184,41 @@ impl<'a, H: Handler> Serving<'a, H> {
 
     fn begin(&mut self, request: Request<RecvStream>, respond: SendResponse<Bytes>) {
         self.called = true;
-        let call = Call { request, respond, peer: self.peer.clone() };
+        let call = Call { request, respond, peer: self.peer.clone(), identity: None };
         if let Some(error) = &self.nobody {
-            self.shared.metrics.unauthenticated();
+            self.shared.metrics.unauthenticated("nobody");
             return call.refuse(&Status::new(code::UNAUTHENTICATED, error.to_string()));
         }
-        let (handler, metrics) = (self.shared.handler.clone(), self.shared.metrics.clone());
+        let shared = self.shared.clone();
         tokio::spawn(async move {
+            let Some(call) = shared.authenticate(call) else { return };
             // A panic ends the call (its stream is reset) and is counted.
-            if AssertUnwindSafe(handler.handle(call)).catch_unwind().await.is_err() {
-                metrics.panicked();
+            if AssertUnwindSafe(shared.handler.clone().handle(call)).catch_unwind().await.is_err() {
+                shared.metrics.panicked();
             }
         });
+    }
+}
+
+impl<H> Shared<H> {
+    /// Before anything else is looked at: who calls. `None`: refused.
+    fn authenticate(&self, mut call: Call) -> Option<Call> {
+        let certificate = call.peer.identity.as_ref();
+        match self.settings.gate.admit(certificate, call.request.headers_mut(), self.clock.wall()) {
+            Ok(identity) => {
+                call.identity = identity;
+                Some(call)
+            }
+            Err(refused) => {
+                self.metrics.unauthenticated(refused.reason());
+                if let Some(others) = self.refused.due(self.clock.now(), &refused.reason()) {
+                    let (peer, reason) = (&call.peer.address, refused.reason());
+                    tracing::warn!(target: "audit", %peer, reason, others, "a call is refused: {refused}");
+                }
+                call.refuse(&refused.status());
+                None
+            }
+        }
     }
 }
 
@@ -211,10 +234,7 @@ fn of(cause: Cause) -> Ended {
 fn planned_end<H>(shared: &Shared<H>, identity: Option<&Identity>) -> Option<(Moment, Cause)> {
     let now = shared.clock.now();
     let aged = shared.settings.age.map(|age| (now + age.mul_f64(rand::random_range(0.8..1.2)), Cause::Age));
-    let expired = identity.map(|identity| {
-        let left = identity.not_after().duration_since(SystemTime::now()).unwrap_or_default();
-        (now + left, Cause::Expired)
-    });
+    let expired = identity.map(|identity| (shared.clock.until(identity.not_after()), Cause::Expired));
     match (aged, expired) {
         (Some(aged), Some(expired)) if aged.0 < expired.0 => Some(aged),
         (aged, expired) => expired.or(aged),

@@ -81,7 +81,7 @@ pub struct Metrics {
     accepted: Family<AcceptedLabels, Counter>,
     ended: Family<EndedLabels, Counter>,
     accept_errors: Counter,
-    unauthenticated: Counter,
+    unauthenticated: Family<EndedLabels, Counter>,
     panics: Counter,
     traffic: Arc<Traffic>,
 }
@@ -95,12 +95,9 @@ impl Metrics {
             "Failures of accepting connections, such as too many open files",
             this.accept_errors.clone(),
         );
-        add(
-            "unauthenticated_calls",
-            "Calls refused because the certificate names nobody",
-            this.unauthenticated.clone(),
-        );
         add("handler_panics", "Calls that ended by a panic: report each", this.panics.clone());
+        let help = "Calls refused because the caller did not prove who it is, by what was wrong";
+        registry.register("unauthenticated_calls", help, this.unauthenticated.clone());
         registry.register("connections", "Open connections", this.connections.clone());
         registry.register("accepted", "Connections by what became of them", this.accepted.clone());
         registry.register("connections_ended", "Served connections by how they ended", this.ended.clone());
@@ -127,8 +124,8 @@ impl Metrics {
         self.accept_errors.inc();
     }
 
-    pub(super) fn unauthenticated(&self) {
-        self.unauthenticated.inc();
+    pub(super) fn unauthenticated(&self, reason: &'static str) {
+        self.unauthenticated.get_or_create(&EndedLabels { reason }).inc();
     }
 
     pub(super) fn panicked(&self) {
