@@ -1,4 +1,4 @@
-//! What operators and probes see, over HTTP. Nothing here changes anything.
+//! What operators and probes see, over HTTP. Nothing here changes what is served.
 //!
 //! | verb, path | effect |
 //! |---|---|
@@ -10,6 +10,7 @@
 //! | `GET /upstreams` | addresses of the control plane, as JSON |
 //! | `GET /configuration` | how the last reading of the configuration went, as JSON |
 //! | `GET /explain?node=&type=&name=` | why a node has a resource or not, as JSON |
+//! | `GET /logging`, `POST /logging?level=&for=`, `POST /logging?reset` | log levels, and others for a while (see [`logging`]) |
 //!
 //! JSON is our own schema ([`report`]) with an `apiVersion`. No payload of a
 //! resource is ever part of it, so no secret is.
@@ -18,6 +19,7 @@
 //! sidecar or the upstream. `app` fills [`Sources`]; this module knows no other part.
 
 pub mod convert;
+pub mod logging;
 pub mod ready;
 pub mod report;
 
@@ -55,6 +57,8 @@ pub struct Sources {
     pub explain: Source<Question, Vec<Explanation>>,
     /// One.
     pub configuration: Source<(), Vec<Configuration>>,
+    /// Or why it cannot be.
+    pub levels: Box<dyn Fn(logging::Change) -> Result<report::Levels, String> + Send + Sync>,
 }
 
 /// What `outpost explain` asks.
@@ -104,7 +108,9 @@ pub async fn serve(listener: TcpListener, sources: Sources, stop: impl Future<Ou
         .route("/upstreams", get(upstreams))
         .route("/explain", get(explain))
         .route("/configuration", get(configuration))
-        .with_state(Arc::new(sources));
+        .route("/logging", get(logging::show).post(logging::set))
+        .with_state(Arc::new(sources))
+        .into_make_service_with_connect_info::<SocketAddr>();
     if let Err(error) = axum::serve(listener, router).with_graceful_shutdown(stop).await {
         tracing::warn!(%error, "the admin endpoint ended");
     }
@@ -113,7 +119,8 @@ pub async fn serve(listener: TcpListener, sources: Sources, stop: impl Future<Ou
 type Shared = State<Arc<Sources>>;
 
 async fn index() -> &'static str {
-    "outpost: /livez /readyz?verbose /metrics /clients /groups /upstreams /configuration /explain?node=&type=&name=\n"
+    "outpost: /livez /readyz?verbose /metrics /clients /groups /upstreams /configuration /explain?node=&type=&name= \
+     /logging\n"
 }
 
 async fn readyz(State(sources): Shared, Query(query): Query<Verbose>) -> (StatusCode, String) {

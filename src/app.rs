@@ -18,6 +18,7 @@ use crate::config::{Config, Given, Layers};
 use crate::content::Store;
 use crate::downstream::{self, Downstream, Parts, Policy, SettingsError};
 use crate::exchange::Exchange;
+use crate::logs::Levels;
 use crate::transport::server::{self, BindError, Listen};
 use crate::upstream::{self, SetupError, Upstream};
 use crate::xds::Timing;
@@ -43,13 +44,15 @@ pub struct Options {
     pub clock: Clock,
     pub timing: Timing,
     pub upstream: upstream::Settings,
+    /// Of the log, for the admin endpoint to change.
+    pub levels: Levels,
 }
 
 impl Default for Options {
     fn default() -> Self {
         let timing = Timing::default();
         let upstream = upstream::Settings { timing: timing.clone(), ..upstream::Settings::default() };
-        Self { clock: Clock::system(), timing, upstream }
+        Self { clock: Clock::system(), timing, upstream, levels: Levels::default() }
     }
 }
 
@@ -75,6 +78,7 @@ pub struct Running {
     store: Arc<Store>,
     draining: Arc<AtomicBool>,
     configuration: Arc<reload::State>,
+    levels: Levels,
     clock: Clock,
     timing: Timing,
     admin_stop: Option<oneshot::Sender<()>>,
@@ -83,7 +87,7 @@ pub struct Running {
 
 /// Binds everything, then begins. Needs a runtime.
 pub async fn start(config: Config, options: Options) -> Result<Running, StartError> {
-    let Options { clock, timing, upstream: upstream_settings } = options;
+    let Options { clock, timing, upstream: upstream_settings, levels } = options;
     let store = Store::new();
     let sweep_clock = clock.clone();
     let mut registry = Registry::with_prefix("outpost");
@@ -114,11 +118,13 @@ pub async fn start(config: Config, options: Options) -> Result<Running, StartErr
     let draining = Arc::new(AtomicBool::new(false));
     let facts = facts(draining.clone(), exchange.clone(), upstream.clone());
     let (admin_stop, stopped) = oneshot::channel();
-    let sources = sources(registry, facts.clone(), &downstream, &upstream, &exchange, &clock, &configuration);
+    let sources =
+        sources(registry, facts.clone(), (&downstream, &upstream, &exchange), &clock, &configuration, &levels);
     let mut tasks = Tasks::default();
     tasks.spawn("the exchange", exchange.clone().run());
     tasks.spawn("the upstream side", upstream.clone().run());
     tasks.spawn("the sweep of the store", sweep(store.clone(), sweep_clock));
+    tasks.spawn("the levels of the log", levels.clone().run(clock.clone()));
     tasks.spawn("the watch over readiness", tell_health(downstream.clone(), clock.clone(), facts));
     let keys = downstream.clone();
     tasks.spawn("fetching the keys of tokens", async move { keys.keep_keys().await });
@@ -138,6 +144,7 @@ pub async fn start(config: Config, options: Options) -> Result<Running, StartErr
         store,
         draining,
         configuration,
+        levels,
         clock,
         timing,
         admin_stop: Some(admin_stop),
@@ -149,11 +156,10 @@ pub async fn start(config: Config, options: Options) -> Result<Running, StartErr
 fn sources(
     registry: Registry,
     facts: impl Fn() -> Facts + Send + Sync + 'static,
-    downstream: &Arc<Downstream>,
-    upstream: &Arc<Upstream>,
-    exchange: &Arc<Exchange>,
+    (downstream, upstream, exchange): (&Arc<Downstream>, &Arc<Upstream>, &Arc<Exchange>),
     clock: &Clock,
     configuration: &Arc<reload::State>,
+    levels: &Levels,
 ) -> Sources {
     Sources {
         registry,
@@ -164,6 +170,7 @@ fn sources(
         upstreams: reports::upstreams(upstream.clone(), clock.clone()),
         explain: reports::explain(downstream.clone(), exchange.clone(), clock.clone()),
         configuration: reports::configuration(configuration.clone(), clock.clone()),
+        levels: reports::levels(levels.clone(), clock.clone()),
     }
 }
 
@@ -236,6 +243,7 @@ impl Running {
             given: given.clone(),
             state: self.configuration.clone(),
             downstream: self.downstream.clone(),
+            levels: self.levels.clone(),
             timing: self.timing.clone(),
             clock: self.clock.clone(),
             asked,

@@ -2,19 +2,28 @@
 //!
 //! Data goes to stdout, messages to stderr. Exit codes, in every format:
 //! 0 good, 1 a finding, 2 usage, 3 configuration not valid, 4 cannot reach,
-//! 5 timed out, 70 a fault of this program.
+//! 5 timed out, 70 a fault of this program. What is printed, and what of it a
+//! filter takes, is decided in one place for all verbs (`output`).
 //!
 //! `serve` is run by `main`, which knows the composition root.
 
+mod bootstrap;
+mod check;
+mod completions;
 mod config;
 mod explain;
 mod fetch;
+mod log_level;
+mod output;
 mod status;
 mod text;
 mod version;
+mod watch;
+mod yaml;
 
 use crate::config::{Admin, Given};
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand};
+use output::Format;
 use std::io::Write;
 use std::process::ExitCode;
 
@@ -38,18 +47,19 @@ pub enum Verb {
     Status(status::Status),
     /// Why a sidecar has a resource, or has it not
     Explain(explain::Explain),
+    /// What keeps an Outpost of this configuration from serving, or would
+    Check(check::Check),
     /// Check, describe and explain the configuration of outpost serve
     Config(config::Config),
+    /// Show what is logged, and log more for a while
+    LogLevel(log_level::LogLevel),
+    /// Write the bootstrap of an Envoy that is served by Outpost
+    EnvoyBootstrap(bootstrap::EnvoyBootstrap),
     Demo(crate::demo::Options),
+    /// Write what a shell needs to complete command lines
+    Completions(completions::Completions),
     /// Which program this is
     Version(version::Version),
-}
-
-/// How to print.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Format {
-    Table,
-    Json,
 }
 
 /// Which Outpost to ask, and how to print what it says.
@@ -69,6 +79,8 @@ pub enum Outcome {
     Good,
     /// There is something that somebody should look at.
     Finding,
+    /// What was waited for did not come.
+    TimedOut,
 }
 
 /// Why a verb could not do its work.
@@ -108,6 +120,7 @@ pub fn exit(result: Result<Outcome, Failure>) -> ExitCode {
     match result {
         Ok(Outcome::Good) => ExitCode::SUCCESS,
         Ok(Outcome::Finding) => ExitCode::from(1),
+        Ok(Outcome::TimedOut) => ExitCode::from(5),
         Err(failure) => {
             eprintln!("outpost: {failure}");
             ExitCode::from(failure.exit_code())
@@ -117,9 +130,36 @@ pub fn exit(result: Result<Outcome, Failure>) -> ExitCode {
 
 impl status::Status {
     pub async fn run(self) -> Result<Outcome, Failure> {
-        let (text, outcome) = status::run(&self).await?;
+        status::run(&self).await
+    }
+}
+
+impl check::Check {
+    pub async fn run(self) -> Result<Outcome, Failure> {
+        let (text, outcome) = check::run(&self).await?;
         print(&text)?;
         Ok(outcome)
+    }
+}
+
+impl log_level::LogLevel {
+    pub async fn run(self) -> Result<Outcome, Failure> {
+        print(&log_level::run(&self).await?)?;
+        Ok(Outcome::Good)
+    }
+}
+
+impl bootstrap::EnvoyBootstrap {
+    pub fn run(self) -> Result<Outcome, Failure> {
+        print(&bootstrap::text(&self)?)?;
+        Ok(Outcome::Good)
+    }
+}
+
+impl completions::Completions {
+    pub fn run(self) -> Result<Outcome, Failure> {
+        print(&completions::text(self)?)?;
+        Ok(Outcome::Good)
     }
 }
 
@@ -140,7 +180,7 @@ impl config::Config {
 
 impl version::Version {
     pub fn run(self) -> Result<Outcome, Failure> {
-        print(&version::text(self))?;
+        print(&version::text(self)?)?;
         Ok(Outcome::Good)
     }
 }

@@ -29,6 +29,7 @@ pub use print::{defaults, effective, json};
 pub use problem::{Excerpt, Problem, Problems};
 pub use schema::schema;
 pub use settings::{Kind, Setting};
+pub use units::span;
 
 use crate::group::Rules;
 use crate::xds::node::NodeLimits;

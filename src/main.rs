@@ -31,7 +31,11 @@ async fn run(verb: Verb) -> Result<Outcome, Failure> {
         Verb::Serve(given) => serve(&given).await,
         Verb::Status(status) => status.run().await,
         Verb::Explain(explain) => explain.run().await,
+        Verb::Check(check) => check.run().await,
         Verb::Config(config) => config.run(),
+        Verb::LogLevel(level) => level.run().await,
+        Verb::EnvoyBootstrap(bootstrap) => bootstrap.run(),
+        Verb::Completions(completions) => completions.run(),
         Verb::Demo(options) => demo(&options).await,
         Verb::Version(version) => version.run(),
     }
@@ -66,14 +70,14 @@ async fn relay(flags: Vec<String>) -> Result<demo::Relay, String> {
 async fn serve(given: &Given) -> Result<Outcome, Failure> {
     let layers = Layers::read(given);
     let config = layers.check().map_err(|problems| Failure::Config(problems.to_string()))?;
-    logs::start(&config.log);
+    let levels = logs::start(&config.log);
     for warning in config.warnings() {
         tracing::warn!("{}", layers.reword(warning));
     }
     let internal = |error| Failure::Internal(format!("cannot listen for signals: {error}"));
     let mut signals = Signals::new().map_err(internal)?;
     let wanted = config.admin.address;
-    let start = app::start(config, app::Options::default()).await;
+    let start = app::start(config, app::Options { levels, ..app::Options::default() }).await;
     let mut running = start.map_err(|error| Failure::Config(layers.reword(&error.to_string())))?;
     for address in running.addresses() {
         tracing::info!(%address, "sidecars are served");

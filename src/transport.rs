@@ -11,12 +11,14 @@
 //! * [`server`]: the accept loop and what a connection may do
 //! * [`routes`]: services written for tonic, beside our own
 //! * [`tls`], [`identity`]: certificates, re-read as they change; who a peer is
+//! * [`certificates`]: what their files hold, for checks
 //! * [`jwt`], [`jwks`]: bearer tokens, and the keys by which they are signed
 //! * [`gate`]: who a caller is, by certificate and token
 //! * [`io`]: bytes counted on the wire
 //!
 //! A leaf: it knows no xDS but a status, and no other module of Outpost but the clock.
 
+pub mod certificates;
 pub mod client;
 pub mod frame;
 pub mod gate;

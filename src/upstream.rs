@@ -5,7 +5,7 @@
 //! * [`stream`]: one ADS stream
 //! * [`group`]: what a group needs of them; [`doubts`]: where two of them overlap
 //! * [`metadata`]: what is sent with each stream
-//! * [`report`], [`metrics`]: what can be seen
+//! * [`report`], [`metrics`]: what can be seen; [`probe`]: one try of each address
 //!
 //! Promise: loss of the upstream changes nothing that is held (C-137); every
 //! end of a stream, a clean one too, leads to another try; a fleet of groups does
@@ -18,6 +18,7 @@ mod group;
 mod metadata;
 mod metrics;
 mod pool;
+pub mod probe;
 mod renewal;
 mod report;
 mod stream;

@@ -271,6 +271,19 @@ pub struct Explanation {
     pub resource: Option<Resource>,
 }
 
+/// What is logged.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Levels {
+    pub api_version: String,
+    pub kind: String,
+    /// As configured.
+    pub configured: String,
+    /// What is laid over that, and for how long.
+    pub temporary: Option<String>,
+    pub remaining_seconds: Option<Seconds>,
+}
+
 /// One resource, as one stream sees it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

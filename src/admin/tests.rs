@@ -34,6 +34,11 @@ fn sources(facts: Facts) -> Sources {
             let resource = report::Resource { name, ..report::Resource::default() };
             Box::pin(async { vec![Explanation { resource: Some(resource), ..Explanation::default() }] })
         }),
+        levels: Box::new(|change| match change {
+            logging::Change::Lay { filter, .. } if filter == "bad" => Err("no such level".into()),
+            logging::Change::Lay { filter, span } => Ok(report::Levels::new("info".into(), Some((filter, span)))),
+            _ => Ok(report::Levels::new("info".into(), None)),
+        }),
     }
 }
 
@@ -53,11 +58,15 @@ async fn start(facts: Facts) -> Server {
 
 impl Server {
     async fn get(&self, path: &str) -> (u16, String) {
+        self.ask(http::Request::get(path)).await
+    }
+
+    async fn ask(&self, request: http::request::Builder) -> (u16, String) {
         let io = tokio::net::TcpStream::connect(self.address).await.unwrap();
         let (mut send, connection) =
             hyper::client::conn::http1::handshake(hyper_util::rt::TokioIo::new(io)).await.unwrap();
         tokio::spawn(connection);
-        let request = http::Request::get(path).header("host", "x").body(String::new()).unwrap();
+        let request = request.header("host", "x").body(String::new()).unwrap();
         let response = send.send_request(request).await.unwrap();
         let status = response.status().as_u16();
         let body = response.into_body().collect().await.unwrap().to_bytes();
@@ -119,4 +128,24 @@ async fn only_the_default_may_move() {
     assert_ne!(moved.local_addr().unwrap(), address);
     let error = bind(config::Admin { address, asked: true }).await.unwrap_err().to_string();
     assert!(error.contains(&address.to_string()) && error.contains("--admin"), "{error}");
+}
+
+#[tokio::test]
+async fn levels_are_changed_by_post_only_and_by_no_page() {
+    let server = start(Facts::default()).await;
+    let post = |path: String| http::Request::post(path);
+    let laid = r#""configured":"info","temporary":"debug","remainingSeconds":600.0"#;
+    assert!(server.get("/logging").await.1.contains(r#""temporary":null"#));
+    assert!(server.get("/logging?level=debug").await.1.contains(r#""temporary":null"#));
+    let (status, text) = server.ask(post("/logging?level=debug".into())).await;
+    assert!(status == 200 && text.contains(laid), "{text}");
+    let (_, text) = server.ask(post("/logging?level=a%3Dtrace%2Cb%3Dwarn&for=90s".into())).await;
+    assert!(text.contains(r#""temporary":"a=trace,b=warn","remainingSeconds":90.0"#), "{text}");
+    assert_eq!(server.ask(post("/logging?reset".into())).await.0, 200);
+    for path in ["", "?level=bad", "?level=debug&for=soon", "?level=debug&reset", "?reset&for=1m", "?for=1m"] {
+        let request = post(format!("/logging{path}"));
+        assert_eq!(server.ask(request).await.0, 400, "{path}");
+    }
+    let page = post("/logging?level=debug".into()).header("origin", "http://evil.example");
+    assert_eq!(server.ask(page).await.0, 403);
 }

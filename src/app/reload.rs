@@ -11,6 +11,7 @@ use crate::admin::report;
 use crate::clock::Clock;
 use crate::config::{Config, Given, Layers, Problems, Setting, Value};
 use crate::downstream::{Downstream, Policy};
+use crate::logs::Levels;
 use crate::xds::{Moment, Timing};
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
@@ -106,6 +107,7 @@ pub(super) struct Reload {
     pub given: Given,
     pub state: Arc<State>,
     pub downstream: Arc<Downstream>,
+    pub levels: Levels,
     pub timing: Timing,
     pub clock: Clock,
     /// Somebody asks for it.
@@ -179,6 +181,9 @@ impl Reload {
         let live = Setting::is_live;
         let changed: Vec<_> = differ(&texts, in_force).into_iter().filter(|key| live(key)).collect();
         let pending: Vec<_> = differ(&texts, started).into_iter().filter(|key| !live(key)).collect();
+        if changed.contains(&"log.level") {
+            self.levels.configure(&config.log.filter);
+        }
         if !changed.is_empty() {
             self.downstream.set_policy(Policy::of(&config, self.timing.clone()));
         }

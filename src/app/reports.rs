@@ -1,12 +1,14 @@
 //! Answers for the admin endpoint, put together from what the parts report.
 
 use super::reload;
+use crate::admin::logging::Change;
 use crate::admin::ready::Certificate;
-use crate::admin::report::{Client, Configuration, Explanation, Group, Upstream as Address};
+use crate::admin::report::{self, Client, Configuration, Explanation, Group, Upstream as Address};
 use crate::admin::{Question, Source, convert};
 use crate::clock::Clock;
 use crate::downstream::{Downstream, clients};
 use crate::exchange::{Exchange, GroupHandle};
+use crate::logs::Levels;
 use crate::upstream::{EndpointReport, Upstream};
 use crate::xds::{Moment, Variant};
 use std::sync::Arc;
@@ -65,6 +67,24 @@ pub(super) fn explain(
     source(move |question: Question| {
         let streams = downstream.clients().of_node(&question.node);
         streams.iter().map(|stream| explanation(clock.now(), stream, &exchange, &question)).collect()
+    })
+}
+
+/// Shows the levels of the log, after the change.
+pub(super) fn levels(
+    levels: Levels,
+    clock: Clock,
+) -> Box<dyn Fn(Change) -> Result<report::Levels, String> + Send + Sync> {
+    Box::new(move |change| {
+        match change {
+            Change::Show => {}
+            Change::Reset => levels.reset(),
+            Change::Lay { filter, span } => {
+                levels.lay(clock.now(), &filter, span).map_err(|error| error.to_string())?;
+            }
+        }
+        let now = levels.now(clock.now());
+        Ok(report::Levels::new(now.configured, now.over))
     })
 }
 

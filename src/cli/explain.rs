@@ -2,7 +2,7 @@
 //! held and served, and what is awaited since when.
 
 use super::text::{age, clean, count};
-use super::{Asking, Failure, Format, Outcome, fetch};
+use super::{Asking, Failure, Format, Outcome, fetch, output};
 use crate::admin::report::{Client, ClientType, Explanation, Group, List, Resource, Wait};
 use clap::Args;
 
@@ -27,19 +27,19 @@ pub(super) async fn run(explain: &Explain) -> Result<(String, Outcome), Failure>
         }
     }
     let found: Vec<Explanation> = fetch::list(&explain.asking.admin, &path).await?;
-    if explain.asking.output == Format::Json {
-        let outcome = if found.is_empty() { Outcome::Finding } else { Outcome::Good };
-        return Ok((
-            serde_json::to_string_pretty(&List::new("Explanations", found)).unwrap_or_default() + "\n",
-            outcome,
-        ));
-    }
-    if found.is_empty() {
-        let text = format!("no stream of node {:?} is connected; outpost status lists those that are\n", explain.node);
-        return Ok((text, Outcome::Finding));
-    }
-    let text: Vec<_> = found.iter().map(|each| render(each, explain.type_url.is_some())).collect();
-    Ok((text.join("\n"), Outcome::Good))
+    let outcome = output::found(!found.is_empty());
+    let text = match explain.asking.output {
+        Format::Table | Format::Wide if found.is_empty() => {
+            format!("no stream of node {:?} is connected; outpost status lists those that are\n", explain.node)
+        }
+        Format::Table | Format::Wide => {
+            let text: Vec<_> = found.iter().map(|each| render(each, explain.type_url.is_some())).collect();
+            text.join("\n")
+        }
+        Format::Name => found.iter().map(|each| format!("{}\n", clean(&each.client.node))).collect(),
+        format => output::document(format, &List::new("Explanations", found))?,
+    };
+    Ok((text, outcome))
 }
 
 fn render(explanation: &Explanation, of_type: bool) -> String {

@@ -1,9 +1,11 @@
 //! `outpost status`: a summary, then a line for each sidecar, those that are
 //! not in sync first.
 
-use super::text::{age, clean, count, table};
-use super::{Asking, Failure, Format, Outcome, fetch};
-use crate::admin::report::{Client, ClientType, Configuration, List, Sync, Upstream};
+use super::output::{Filter, Format, View, column, wide};
+use super::text::{age, clean, count};
+use super::watch::{Shown, Watch};
+use super::{Asking, Failure, Outcome, fetch};
+use crate::admin::report::{Client, ClientType, Configuration, Sync, Upstream};
 use clap::Args;
 use std::cmp::Reverse;
 
@@ -11,33 +13,75 @@ use std::cmp::Reverse;
 pub struct Status {
     #[command(flatten)]
     asking: Asking,
-    /// Only this node
-    #[arg(long, value_name = "ID")]
-    node: Option<String>,
+    #[command(flatten)]
+    filter: Filter,
     /// Exit with 1 unless every sidecar is in sync
     #[arg(long)]
     check: bool,
+    #[command(flatten)]
+    watch: Watch,
 }
 
-pub(super) async fn run(status: &Status) -> Result<(String, Outcome), Failure> {
-    let path =
-        status.node.as_deref().map_or("/clients".into(), |node| format!("/clients?node={}", fetch::quoted(node)));
-    let mut clients: Vec<Client> = fetch::list(&status.asking.admin, &path).await?;
+/// Streams, as status lists them.
+pub(super) const STREAMS: View<Client> = View {
+    kind: "Clients",
+    columns: &[
+        column("NODE", |client| clean(&client.node)),
+        column("GROUP", |client| clean(&group(client))),
+        column("STATE", |client| client.sync().label().into()),
+        column("AGE", since),
+        wide("PEER", |client| client.peer.clone()),
+        wide("IDENTITY", |client| client.identity.as_deref().map_or("-".into(), clean)),
+        wide("VARIANT", |client| format!("{} {}", client.service, client.variant)),
+        wide("CONNECTED", |client| age(client.connected_seconds)),
+        wide("AGENT", |client| clean(&client.user_agent)),
+        column("TYPES", types),
+        column("DETAIL", detail),
+    ],
+    name: |client| clean(&client.node),
+};
+
+pub(super) async fn run(status: &Status) -> Result<Outcome, Failure> {
+    status.watch.run(async || look(status).await).await
+}
+
+/// The streams that `filter` takes, those in trouble first; of a stream the
+/// types that it takes.
+pub(super) async fn streams(admin: &str, filter: &Filter) -> Result<Vec<Client>, Failure> {
+    let mut clients: Vec<Client> = fetch::list(admin, "/clients").await?;
+    clients.retain(|client| filter.takes_node(&client.node) && filter.takes_group(&client.group));
+    for client in &mut clients {
+        client.types.retain(|each| filter.takes_type(&each.type_url));
+    }
+    if filter.type_url.is_some() {
+        clients.retain(|client| !client.types.is_empty());
+    }
     clients.sort_by(|a, b| (Reverse(a.sync()), &a.node, a.stream).cmp(&(Reverse(b.sync()), &b.node, b.stream)));
+    Ok(clients)
+}
+
+async fn look(status: &Status) -> Result<Shown, Failure> {
+    let admin = &status.asking.admin;
+    let clients = streams(admin, &status.filter).await?;
     let in_sync = clients.iter().all(|client| client.sync() == Sync::Synced);
     let outcome = if status.check && !in_sync { Outcome::Finding } else { Outcome::Good };
-    let text = match status.asking.output {
-        Format::Json => serde_json::to_string_pretty(&List::new("Clients", clients)).unwrap_or_default() + "\n",
-        Format::Table => {
-            let upstreams: Vec<Upstream> = fetch::list(&status.asking.admin, "/upstreams").await?;
-            let configuration: Vec<Configuration> = fetch::list(&status.asking.admin, "/configuration").await?;
-            render(&clients, &upstreams, &configuration)
+    let format = status.asking.output;
+    let (text, mark) = match format {
+        Format::Table | Format::Wide => {
+            let upstreams: Vec<Upstream> = fetch::list(admin, "/upstreams").await?;
+            let configuration: Vec<Configuration> = fetch::list(admin, "/configuration").await?;
+            let text = render(&clients, &upstreams, &configuration, format == Format::Wide);
+            (text, serde_json::json!([clients, upstreams, configuration]))
+        }
+        format => {
+            let mark = serde_json::json!([clients]);
+            (STREAMS.text(format, clients)?, mark)
         }
     };
-    Ok((text, outcome))
+    Ok(Shown::new(text, outcome, &mark))
 }
 
-fn render(clients: &[Client], upstreams: &[Upstream], configuration: &[Configuration]) -> String {
+fn render(clients: &[Client], upstreams: &[Upstream], configuration: &[Configuration], wide: bool) -> String {
     let mut text = summary(clients);
     text.push_str(&reach(upstreams));
     text.extend(configuration.iter().map(reading));
@@ -50,9 +94,7 @@ fn render(clients: &[Client], upstreams: &[Upstream], configuration: &[Configura
     }
     if !clients.is_empty() {
         text.push('\n');
-        let header = ["NODE", "GROUP", "STATE", "AGE", "TYPES", "DETAIL"].map(str::to_owned).to_vec();
-        let rows: Vec<_> = std::iter::once(header).chain(clients.iter().map(row)).collect();
-        text.push_str(&table(&rows));
+        text.push_str(&STREAMS.table(wide, clients));
     }
     text
 }
@@ -106,7 +148,8 @@ fn reading(configuration: &Configuration) -> String {
     text
 }
 
-fn row(client: &Client) -> Vec<String> {
+/// How long it has been in its state.
+fn since(client: &Client) -> String {
     let state = client.sync();
     let since = client.types.iter().filter(|each| each.sync == state).map(|each| each.age_seconds);
     // Since the newest of them, where all are well; since the oldest trouble otherwise.
@@ -114,15 +157,12 @@ fn row(client: &Client) -> Vec<String> {
         Some(so_far) if (state == Sync::Synced) == (so_far < each) => Some(so_far),
         _ => Some(each),
     });
+    age(newest.unwrap_or(client.connected_seconds))
+}
+
+fn types(client: &Client) -> String {
     let types: Vec<_> = client.types.iter().map(|each| each.short.as_str()).collect();
-    vec![
-        clean(&client.node),
-        clean(&group(client)),
-        state.label().into(),
-        age(newest.unwrap_or(client.connected_seconds)),
-        types.join(" "),
-        detail(client),
-    ]
+    types.join(" ")
 }
 
 /// A group of one is told by its rule: its key repeats the node.
@@ -203,8 +243,8 @@ b     perNode  REJECTED  12s   cds eds  cds REJECTED 12s: Error adding cluster(s
 c     perNode  STALE     3.0s  cds eds  eds STALE 3.0s, waits for turn
 a     perNode  SYNCED    90s   cds eds
 ";
-        assert_eq!(render(&clients, &upstreams, &[Configuration::default()]), want);
-        assert_eq!(render(&[], &[], &[]), "no sidecar is connected\n");
+        assert_eq!(render(&clients, &upstreams, &[Configuration::default()], false), want);
+        assert_eq!(render(&[], &[], &[], false), "no sidecar is connected\n");
     }
 
     #[test]
@@ -220,7 +260,7 @@ no sidecar is connected
 error: the configuration is not valid, for 60s; what ran before runs on: outpost.yaml:2:3: lmits is no key
 these settings wait for a restart: upstream.addresses, log.format
 ";
-        assert_eq!(render(&[], &[], &[configuration]), want);
+        assert_eq!(render(&[], &[], &[configuration], false), want);
     }
 
     #[test]
@@ -228,7 +268,7 @@ these settings wait for a restart: upstream.addresses, log.format
         let mut lost = client("a", vec![each("cds", Sync::Synced, 1.0)]);
         lost.rule = "unmatched".into();
         lost.unmatched = Some("metadata.NAMESPACE".into());
-        let text = render(&[lost], &[], &[]);
+        let text = render(&[lost], &[], &[], false);
         assert!(text.contains("error: 1 stream without a field that --group names"), "{text}");
         assert!(text.contains("the node has no metadata.NAMESPACE"), "{text}");
     }

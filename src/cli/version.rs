@@ -1,7 +1,9 @@
 //! `outpost version`.
 
-use super::Format;
+use super::Failure;
+use super::output::{Format, document};
 use clap::Args;
+use serde_json::json;
 
 #[derive(Args, Clone, Copy, Debug)]
 pub struct Version {
@@ -10,10 +12,11 @@ pub struct Version {
     output: Format,
 }
 
-pub(super) fn text(version: Version) -> String {
+pub(super) fn text(version: Version) -> Result<String, Failure> {
     let number = env!("CARGO_PKG_VERSION");
     match version.output {
-        Format::Table => format!("outpost {number}\n"),
-        Format::Json => format!("{}\n", serde_json::json!({ "apiVersion": "outpost/v1", "version": number })),
+        Format::Table | Format::Wide => Ok(format!("outpost {number}\n")),
+        Format::Name => Ok(format!("{number}\n")),
+        format => document(format, &json!({ "apiVersion": "outpost/v1", "kind": "Version", "version": number })),
     }
 }

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::str::FromStr;
 
 /// Where sidecars connect.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,6 +35,15 @@ impl fmt::Display for Listen {
             Self::Tcp(address) => write!(f, "{address}"),
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
         }
+    }
+}
+
+impl FromStr for Endpoint {
+    type Err = String;
+
+    /// Of the first priority.
+    fn from_str(text: &str) -> Result<Self, String> {
+        Self::parse(text, 0)
     }
 }
 

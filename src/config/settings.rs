@@ -141,6 +141,7 @@ const LIVE: &[&str] = &[
     "limits.metadataBytes",
     "limits.metadataDepth",
     "protocol.",
+    "log.level",
 ];
 
 /// Without this nothing can be served, and it has no default.

@@ -18,7 +18,7 @@ pub(super) fn bytes(text: &str) -> Result<usize, String> {
 }
 
 /// `500ms`, `30s`, `5m`, `1h`.
-pub(super) fn span(text: &str) -> Result<Duration, String> {
+pub fn span(text: &str) -> Result<Duration, String> {
     let hint = || "is no span of time; write a number with ms, s, m or h, such as 30s".to_string();
     let (number, unit) = split(text);
     let unit = match unit {

@@ -28,7 +28,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use tokio::sync::{oneshot, watch};
 
 pub use dial::ConnectError;
@@ -203,7 +203,7 @@ impl Connection {
         let request = self.shared.request(path, metadata)?;
         let (response, stream) =
             requests.send_request(request, false).map_err(|error| OpenError::Closed(self.shared.reason(&error)))?;
-        let receiver = Receiver { state: Half::Headers(response), ended: None, call };
+        let receiver = Receiver { state: Half::Headers(response), ended: None, date: None, call };
         Ok((Sender::new(stream), receiver))
     }
 
@@ -350,6 +350,8 @@ impl StreamEnd {
 pub struct Receiver {
     state: Half,
     ended: Option<StreamEnd>,
+    /// When the peer says that it answered.
+    date: Option<SystemTime>,
     call: Call,
 }
 
@@ -411,6 +413,11 @@ impl Receiver {
         !matches!(self.state, Half::Headers(_))
     }
 
+    /// The time that the peer's answer states, where it states one.
+    pub fn date(&self) -> Option<SystemTime> {
+        self.date
+    }
+
     /// Payload bytes so far: they tell a slow peer from a dead one.
     pub fn received(&self) -> u64 {
         match &self.state {
@@ -426,6 +433,8 @@ impl Receiver {
 
     fn begin(&mut self, response: http::Response<h2::RecvStream>) -> Result<(), StreamEnd> {
         let (head, stream) = response.into_parts();
+        let date = head.headers.get(header::DATE).and_then(|date| date.to_str().ok());
+        self.date = date.and_then(|date| httpdate::parse_http_date(date).ok());
         // Trailers-only: the status stands where the headers are.
         if let Some(status) = status::from_trailers(&head.headers) {
             return Err(StreamEnd::Status(status));

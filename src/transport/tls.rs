@@ -373,7 +373,7 @@ fn native_roots() -> Result<RootCertStore, TlsError> {
     if roots.is_empty() { Err(TlsError::NoRoots) } else { Ok(roots) }
 }
 
-fn read_chain(what: &'static str, path: &Path) -> Result<Chain, TlsError> {
+pub(super) fn read_chain(what: &'static str, path: &Path) -> Result<Chain, TlsError> {
     let text = read(what, path)?;
     let chain: Chain = CertificateDer::pem_slice_iter(&text)
         .collect::<Result<_, _>>()

@@ -25,10 +25,34 @@ impl Outpost {
         let mut flags = vec!["serve".to_owned()];
         flags.extend(own.into_iter().flat_map(|(flag, port)| [flag.to_owned(), format!("127.0.0.1:{port}")]));
         flags.extend(extra.iter().map(|&flag| flag.to_owned()));
+        Self::launch(dir, port, admin, flags).await
+    }
+
+    /// `outpost serve` with these flags and values, addresses among them.
+    pub async fn start_at(dir: &Path, flags: &[&str]) -> Self {
+        let port = |flag: &str| {
+            let at = flags.iter().position(|given| *given == flag).expect("the flag");
+            flags[at + 1].rsplit(':').next().and_then(|port| port.parse().ok()).expect("a port")
+        };
+        let all = std::iter::once("serve").chain(flags.iter().copied()).map(str::to_owned).collect();
+        Self::launch(dir, port("--listen"), port("--admin"), all).await
+    }
+
+    async fn launch(dir: &Path, port: u16, admin: u16, flags: Vec<String>) -> Self {
         let process = spawn(dir, &flags);
         let mut this = Self { port, admin, dir: dir.to_owned(), flags, process };
         this.ready().await;
         this
+    }
+
+    /// Where operators ask.
+    pub fn admin_address(&self) -> String {
+        format!("127.0.0.1:{}", self.admin)
+    }
+
+    /// Runs another verb against this one, whatever becomes of it.
+    pub fn verb(&self, arguments: &[&str]) -> Ran {
+        run_with(arguments, &[("OUTPOST_ADMIN", &self.admin_address())])
     }
 
     /// SIGKILL: no goodbye to anyone.
@@ -93,6 +117,28 @@ impl Outpost {
     pub fn alive(&mut self) -> Result<(), String> {
         self.process.alive()
     }
+}
+
+/// What a verb printed, and how it exited.
+#[derive(Clone, Debug)]
+pub struct Ran {
+    pub code: Option<i32>,
+    /// Of stdout, and of stderr.
+    pub data: String,
+    pub messages: String,
+}
+
+/// Runs the program to its end.
+pub fn run(arguments: &[&str]) -> Ran {
+    run_with(arguments, &[])
+}
+
+fn run_with(arguments: &[&str], environment: &[(&str, &str)]) -> Ran {
+    let mut command = Command::new(program());
+    command.args(arguments).env_remove("OUTPOST_ADMIN").envs(environment.iter().copied());
+    let output = command.output().expect("the program runs");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    Ran { code: output.status.code(), data: text(&output.stdout), messages: text(&output.stderr) }
 }
 
 fn program() -> &'static str {

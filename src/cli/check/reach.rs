@@ -1,0 +1,92 @@
+//! The way to the control plane, step by step, and the clocks at both ends.
+
+use super::Finding;
+use crate::clock::Clock;
+use crate::config;
+use crate::upstream::probe::{Ahead, Answer, Probe, Stage, probe};
+use crate::xds::{Variant, code};
+use std::time::Duration;
+
+/// The way there, and the clocks.
+pub(super) async fn look(config: &config::Upstream, node: &str, clock: &Clock) -> (Vec<Finding>, Vec<Finding>) {
+    match probe(config, node, clock).await {
+        Ok(probes) => (probes.iter().flat_map(way).collect(), probes.iter().filter_map(clocks).collect()),
+        Err(error) => {
+            let what = "the control plane can be asked";
+            (
+                vec![Finding::error(what, error.to_string(), "see the findings about certificates, and the token")],
+                vec![],
+            )
+        }
+    }
+}
+
+fn way(probe: &Probe) -> Vec<Finding> {
+    let address = &probe.address;
+    let stages = [
+        (Stage::Resolve, probe.named, "can be resolved", "check the name, and DNS on this machine"),
+        (Stage::Connect, true, "takes TCP connections", "check address, port, firewalls and routes"),
+        (
+            Stage::Tls,
+            probe.tls,
+            "shakes hands by TLS",
+            "check --upstream-ca, --upstream-server-name and our own certificate against theirs",
+        ),
+        (Stage::Http2, true, "speaks HTTP/2", "name the port on which it serves gRPC; does it want TLS?"),
+    ];
+    let mut findings = Vec::new();
+    for (stage, due, what, hint) in stages {
+        let what = format!("{address} {what}");
+        match &probe.broke {
+            Some((broke, why)) if *broke == stage => {
+                findings.push(Finding::error(what, why.clone(), hint));
+                return findings;
+            }
+            _ if due => findings.push(Finding::good(what)),
+            _ => {}
+        }
+    }
+    findings.extend(probe.answer.as_ref().map(|came| answer(probe, came)));
+    findings
+}
+
+fn answer(probe: &Probe, answer: &Answer) -> Finding {
+    let what = format!("{} answers a first ask", probe.address);
+    let variant = |variant: &Variant| if *variant == Variant::Delta { "delta" } else { "SotW" };
+    match answer {
+        Answer::Response(of) => Finding::good(format!("{what} by {}, {:.1?} away", variant(of), probe.round_trip)),
+        Answer::Silence(of) => Finding::warning(
+            what,
+            format!("the stream stands ({}), and nothing came within 5 s", variant(of)),
+            "it may have nothing for such a node: name one that it knows with --as-node",
+        ),
+        Answer::Ended { code, text } => Finding::error(what, text.clone(), hint(*code)),
+    }
+}
+
+fn hint(code: i32) -> &'static str {
+    match code {
+        code::UNAUTHENTICATED => "check --upstream-token-file and --upstream-cert: who we are is not accepted",
+        code::PERMISSION_DENIED => "check who we are allowed to be there; --as-node names the node to present",
+        code::INVALID_ARGUMENT => "it may not take such a node: name one that it knows with --as-node",
+        code::UNIMPLEMENTED => "it serves no ADS, or not this variant: check the port and --upstream-variant",
+        _ => "look into the log of the control plane",
+    }
+}
+
+/// Beyond this tokens and certificates that are just made are not valid yet.
+const SKEW: Duration = Duration::from_secs(30);
+
+fn clocks(probe: &Probe) -> Option<Finding> {
+    let what = format!("our clock agrees with that of {}", probe.address);
+    let (off, how) = match probe.ahead? {
+        Ahead::By(off) => (off, "ahead"),
+        Ahead::Behind(off) => (off, "behind"),
+    };
+    Some(if off <= SKEW {
+        Finding::good(what)
+    } else {
+        let error = format!("ours is {:.0} s {how}", off.as_secs_f64());
+        Finding::error(what, error, "let both machines take their time from NTP: certificates and tokens depend on it")
+    })
+}

@@ -1,0 +1,98 @@
+//! The Outpost that runs with this configuration, if one does.
+
+use super::super::fetch;
+use super::super::text::{age, clean, count};
+use super::Finding;
+use crate::admin::report::{Client, Seconds, Sync, Upstream};
+
+/// What it tells, and whether one runs.
+pub(super) async fn look(admin: &str) -> (Vec<Finding>, bool) {
+    let what = format!("an Outpost answers at {admin}");
+    let upstreams: Vec<Upstream> = match fetch::list(admin, "/upstreams").await {
+        Ok(upstreams) => upstreams,
+        Err(error) => {
+            let hint = "nothing runs here yet? then this is as it should be";
+            return (vec![Finding::warning(what, error.to_string(), hint)], false);
+        }
+    };
+    let mut findings = vec![Finding::good(what)];
+    findings.push(connected(&upstreams));
+    findings.extend(upstreams.iter().filter_map(certificate));
+    match fetch::list(admin, "/clients").await {
+        Ok(clients) => findings.extend(sidecars(&clients)),
+        Err(error) => findings.push(Finding::error("its sidecars are in sync", error.to_string(), "try again")),
+    }
+    (findings, true)
+}
+
+fn connected(upstreams: &[Upstream]) -> Finding {
+    let what = "it is connected to a control plane";
+    if upstreams.iter().any(|each| each.connections > 0) {
+        return Finding::good(what);
+    }
+    let why =
+        |each: &Upstream| format!("{}: {}", each.address, each.last_error.as_deref().map(clean).unwrap_or_default());
+    let why: Vec<_> = upstreams.iter().map(why).collect();
+    Finding::error(what, why.join("\n"), "what is held is served; see the findings about the upstream")
+}
+
+fn certificate(upstream: &Upstream) -> Option<Finding> {
+    let what = format!("it uses the newest certificate files towards {}", upstream.address);
+    Some(Finding::error(what, upstream.tls_problem.clone()?, "what was loaded before stays in use: mend the files"))
+}
+
+/// A sidecar that has not answered for this long is late.
+const LATE: Seconds = Seconds(30.0);
+/// Sidecars that are named.
+const NAMED: usize = 5;
+
+fn sidecars(clients: &[Client]) -> Vec<Finding> {
+    let of = |state: Sync| {
+        let late = move |client: &&Client| {
+            let mut types = client.types.iter().filter(|each| each.sync == state);
+            types.any(|each| state == Sync::Rejected || each.age_seconds > LATE)
+        };
+        let mut found: Vec<String> = clients.iter().filter(late).map(|client| line(client, state)).collect();
+        let all = found.len();
+        found.truncate(NAMED);
+        if all > NAMED {
+            found.push(format!("and {} more", all - NAMED));
+        }
+        (all, found.join("\n"))
+    };
+    let mut findings = Vec::new();
+    let (rejected, named) = of(Sync::Rejected);
+    let what = format!("none of {} rejects what it is sent", count(clients.len(), "stream"));
+    findings.push(match rejected {
+        0 => Finding::good(what),
+        _ => Finding::error(what, named, "the text is the sidecar's own; mend the resource at the control plane"),
+    });
+    for (state, what) in [
+        (Sync::Stale, "every stream has answered within 30 s"),
+        (Sync::NotSent, "every stream was sent what it asked for within 30 s"),
+    ] {
+        let (late, named) = of(state);
+        findings.push(match late {
+            0 => Finding::good(what),
+            _ => Finding::error(what, named, "outpost explain NODE says what it waits for"),
+        });
+    }
+    let unmatched = clients.iter().filter(|client| client.unmatched.is_some()).count();
+    let what = "every node has the fields that the rule of groups names";
+    findings.push(match unmatched {
+        0 => Finding::good(what),
+        _ => Finding::warning(
+            what,
+            format!("{} without one", count(unmatched, "stream")),
+            "each such node has a group of its own; outpost status names the field",
+        ),
+    });
+    findings
+}
+
+fn line(client: &Client, state: Sync) -> String {
+    let each = client.types.iter().find(|each| each.sync == state);
+    let said = each.and_then(|each| each.last_nack.as_ref()).map(|nack| format!(": {}", clean(&nack.text)));
+    let since = each.map(|each| format!(" {} for {}", each.short, age(each.age_seconds))).unwrap_or_default();
+    format!("{}{since}{}", clean(&client.node), said.unwrap_or_default())
+}

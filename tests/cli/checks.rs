@@ -1,0 +1,101 @@
+//! `outpost check`.
+
+use crate::support::control_plane::ControlPlane;
+use crate::support::outpost::{Outpost, Ran, run};
+use crate::support::process::free_port;
+use crate::support::tls::Authority;
+use serde_json::Value;
+
+/// The findings of a category, each `RESULT description: error`.
+fn findings(ran: &Ran, category: &str) -> Vec<String> {
+    let json: Value = serde_json::from_str(&ran.data).unwrap_or_else(|error| panic!("{error}: {ran:?}"));
+    assert_eq!((&json["kind"], &json["apiVersion"]), (&"Checks".into(), &"outpost/v1".into()));
+    let of = json["categories"].as_array().unwrap().iter().find(|each| each["categoryName"] == category);
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let line = |check: &Value| {
+        format!("{} {}: {}", text(&check["result"]), text(&check["description"]), text(&check["error"]))
+    };
+    of.unwrap_or_else(|| panic!("{category} in {json}"))["checks"].as_array().unwrap().iter().map(line).collect()
+}
+
+fn has(findings: &[String], wanted: &[&str]) {
+    let found = findings.iter().any(|line| wanted.iter().all(|wanted| line.contains(wanted)));
+    assert!(found, "no {wanted:?} in {findings:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_well_before_start_and_while_it_runs() {
+    let dir = tempfile::tempdir().unwrap();
+    let control_plane = ControlPlane::start().await;
+    let ports = [free_port(), free_port(), control_plane.port].map(|port| format!("127.0.0.1:{port}"));
+    let flags = ["--listen", &ports[0], "--admin", &ports[1], "--upstream", &ports[2], "--max-connections=10"];
+    let check = |more: &[&str]| run(&[&["check"], &flags[..], more].concat());
+
+    let before = check(&["-o", "json"]);
+    assert_eq!(before.code, Some(0), "{before:?}");
+    has(&findings(&before, "ports"), &["success", &format!("--listen {} is free", ports[0])]);
+    has(&findings(&before, "upstream"), &["success", "answers a first ask", "by delta"]);
+    has(&findings(&before, "running outpost"), &["warning an Outpost answers at", "Connection refused"]);
+
+    let outpost = Outpost::start_at(dir.path(), &flags).await;
+    let table = check(&[]);
+    assert_eq!(table.code, Some(0), "{table:?}");
+    for wanted in ["ports\n-----\n", "takes connections", "√ it is connected to a control plane", "all is well\n"] {
+        assert!(table.data.contains(wanted), "no {wanted:?} in {}", table.data);
+    }
+    assert!(!table.data.contains('×'), "{}", table.data);
+    drop(outpost);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_wrong_is_found_with_a_hint_and_exits_with_1_in_every_format() {
+    let dir = tempfile::tempdir().unwrap();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = taken.local_addr().unwrap();
+    let dead = format!("127.0.0.1:{}", free_port());
+    let nowhere = "no.such.host.invalid:15010";
+    let (one, other) = (Authority::new(), Authority::new());
+    let files = one.write(dir.path(), "one", &one.server("outpost.test"));
+    let others = other.write(dir.path(), "other", &other.server("outpost.test"));
+    // A chain whose second certificate did not issue the first.
+    let certificate = std::fs::read_to_string(&files.certificate).unwrap() + &other.certificate;
+    std::fs::write(&files.certificate, certificate).unwrap();
+    let mut flags =
+        vec![format!("--listen={taken}"), format!("--upstream={dead},{nowhere}"), "--admin=127.0.0.1:0".into()];
+    flags
+        .extend([format!("--tls-cert={}", files.certificate.display()), format!("--tls-key={}", others.key.display())]);
+    flags.push("--max-connections=1000000".into());
+    let check = |format: &str| {
+        let flags: Vec<_> = flags.iter().map(String::as_str).collect();
+        run(&[&["check", "-o", format], &flags[..]].concat())
+    };
+    let [json, table, short] = ["json", "table", "short"].map(check);
+    assert_eq!([json.code, table.code, short.code], [Some(1); 3], "{json:?}");
+    has(&findings(&json, "ports"), &["error --listen", "is free", "Address already in use"]);
+    has(&findings(&json, "certificates"), &["error", "do not belong together"]);
+    has(&findings(&json, "certificates"), &["error --tls-cert: each certificate of the chain", "did not issue"]);
+    has(&findings(&json, "upstream"), &[&format!("error {dead} takes TCP connections"), "refused"]);
+    has(&findings(&json, "upstream"), &[&format!("error {nowhere} can be resolved"), "cannot resolve"]);
+    has(&findings(&json, "limits"), &["warning", "here the limit is"]);
+    assert!(table.data.contains("√ the configuration is valid") && !short.data.contains('√'), "{}", short.data);
+    for text in [&table.data, &short.data] {
+        assert!(text.contains("hint: end what listens there, or listen elsewhere"), "{text}");
+        assert!(text.ends_with("something is wrong\n"), "{text}");
+    }
+}
+
+#[test]
+fn a_configuration_that_is_not_valid_is_a_finding() {
+    let json = run(&["check", "-o", "json", "--upstream=nowhere", "--drain=long", "--admin=127.0.0.1:0"]);
+    assert_eq!(json.code, Some(1), "{json:?}");
+    has(&findings(&json, "configuration"), &["error", "--upstream \"nowhere\" has no port"]);
+    has(&findings(&json, "configuration"), &["error", "--drain \"long\""]);
+}
+
+#[test]
+fn waiting_ends_with_its_own_code() {
+    let dead = format!("--upstream=127.0.0.1:{}", free_port());
+    let waited = run(&["check", "--wait=100ms", &dead, "--admin=127.0.0.1:0", "--listen=127.0.0.1:0"]);
+    assert_eq!(waited.code, Some(5), "{waited:?}");
+    assert!(waited.data.ends_with("something is wrong\n"));
+}
