@@ -227,7 +227,10 @@ pub struct ServerSession {
 struct KnownNode {
     id: String,
     /// Of the message as it stood.
-    fingerprint: [u8; 32],
+    /// Of the bytes that it was last stated in …
+    wire: u64,
+    /// … and of what they mean.
+    content: u64,
     user_agent: String,
     wrapped: bool,
     heartbeats: bool,

@@ -1,5 +1,7 @@
 //! Who a client says it is.
 
+mod canonical;
+
 use super::wire::{Field, Fields, Value, WireError, Writer};
 use crate::breaks;
 use bytes::Bytes;
@@ -17,7 +19,8 @@ pub struct Node {
     pub sub_zone: String,
     pub user_agent_name: String,
     pub client_features: Vec<String>,
-    /// Every field but the extensions, as they stood on the wire.
+    /// Every field but the extensions, as they stood on the wire but for the order
+    /// of entries in maps, which means nothing and is sorted here.
     pub head: Bytes,
     /// The extensions as they stood on the wire: 61 kB from every Envoy, and
     /// equal for all of one build, so the owner interns them.
@@ -88,15 +91,18 @@ mod field {
     pub(super) const METADATA: u32 = 3;
     pub(super) const LOCALITY: u32 = 4;
     pub(super) const USER_AGENT_NAME: u32 = 6;
+    pub(super) const BUILD_VERSION: u32 = 8;
     pub(super) const EXTENSIONS: u32 = 9;
     pub(super) const CLIENT_FEATURES: u32 = 10;
+    pub(super) const DYNAMIC_PARAMETERS: u32 = 12;
 }
 
 impl Node {
     pub fn read(message: Bytes, limits: NodeLimits) -> Result<Self, NodeError> {
         let mut node = Self::default();
-        let mut head = Vec::new();
+        let mut head = Writer::default();
         let mut extensions = Vec::new();
+        let mut parameters = canonical::Parameters::default();
         let mut others = 0;
         let mut once = Once::default();
         for item in Fields::new(message) {
@@ -108,23 +114,39 @@ impl Node {
                     return Err(NodeError::OtherBytes { bytes: others, most: OTHER_BYTES });
                 }
             }
-            let kept = if item.number == field::EXTENSIONS { &mut extensions } else { &mut head };
-            kept.extend_from_slice(&item.raw);
             match item.number {
-                field::ID => node.id = text("id", item)?,
-                field::CLUSTER => node.cluster = text("cluster", item)?,
-                field::METADATA => node.metadata = read_metadata(item.bytes()?, limits)?,
-                field::LOCALITY => node.read_locality(item.bytes()?)?,
-                field::USER_AGENT_NAME => node.user_agent_name = text("user_agent_name", item)?,
-                field::CLIENT_FEATURES => node.client_features.push(item.string()?),
-                100.. if breaks::on("C-178") => return Err(WireError::Key.into()),
-                _ => {}
+                field::EXTENSIONS => extensions.extend_from_slice(&item.raw),
+                field::METADATA => {
+                    let metadata = item.bytes()?;
+                    node.metadata = read_metadata(metadata.clone(), limits)?;
+                    head.bytes(field::METADATA, &canonical::structure(metadata)?);
+                }
+                field::BUILD_VERSION => head.bytes(field::BUILD_VERSION, &canonical::build_version(item.bytes()?)?),
+                field::DYNAMIC_PARAMETERS => parameters.add(item.bytes()?)?,
+                _ => {
+                    head.raw(&item.raw);
+                    node.read_field(item)?;
+                }
             }
         }
+        parameters.write(field::DYNAMIC_PARAMETERS, &mut head);
         // They are kept as long as the node's group: without room to grow.
-        node.head = head.into_boxed_slice().into();
+        node.head = Bytes::copy_from_slice(&head.finish());
         node.extensions = extensions.into_boxed_slice().into();
         Ok(node)
+    }
+
+    fn read_field(&mut self, item: Field) -> Result<(), NodeError> {
+        match item.number {
+            field::ID => self.id = text("id", item)?,
+            field::CLUSTER => self.cluster = text("cluster", item)?,
+            field::LOCALITY => self.read_locality(item.bytes()?)?,
+            field::USER_AGENT_NAME => self.user_agent_name = text("user_agent_name", item)?,
+            field::CLIENT_FEATURES => self.client_features.push(item.string()?),
+            100.. if breaks::on("C-178") => return Err(WireError::Key.into()),
+            _ => {}
+        }
+        Ok(())
     }
 
     fn read_locality(&mut self, message: Bytes) -> Result<(), NodeError> {
@@ -346,6 +368,29 @@ mod tests {
         assert!(!read.takes_heartbeats());
         assert_eq!(read.presented().message().len(), message.len());
         assert!(read.head.windows(7).any(|window| window == b"unknown"));
+    }
+
+    #[test]
+    fn the_order_of_entries_in_maps_means_nothing() {
+        let entry = |key: &str| {
+            let mut out = Writer::default();
+            out.string(1, key);
+            out.message(2, |value| value.message(1, |entry| entry.string(1, key)));
+            out.finish()
+        };
+        let of = |keys: [&str; 2]| {
+            let mut out = Writer::default();
+            out.string(1, "n1");
+            out.message(3, |map| keys.iter().for_each(|key| map.bytes(1, &entry(key))));
+            out.message(8, |version| version.message(2, |map| keys.iter().for_each(|key| map.bytes(1, &entry(key)))));
+            keys.iter().for_each(|key| out.bytes(12, &entry(key)));
+            out.finish()
+        };
+        let (one, other) = (of(["a", "b"]), of(["b", "a"]));
+        assert_ne!(one, other);
+        let read = |message| Node::read(message, NodeLimits::default()).unwrap();
+        assert_eq!(read(one).presented(), read(other).presented());
+        assert_ne!(read(of(["a", "b"])).presented(), read(of(["a", "c"])).presented());
     }
 
     #[test]
