@@ -46,8 +46,6 @@ pub struct Config {
     pub identifier: String,
     pub downstream: Downstream,
     pub upstream: Upstream,
-    /// In the place of the upstream.
-    pub files: Option<PathBuf>,
     /// Node and identity → group.
     pub rules: Arc<Rules>,
     pub protocol: Protocol,
@@ -103,6 +101,8 @@ pub struct Downstream {
     /// Messages that are half here, of all clients together.
     pub pending_bytes: usize,
     pub limits: PeerLimits,
+    /// Groups of one stream each, of all clients together.
+    pub private_groups: usize,
     /// Streams end, spread over this time, after a request to stop.
     pub drain: Duration,
 }
@@ -163,8 +163,7 @@ pub struct PeerLimits {
 /// The managed control plane.
 #[derive(Clone, Debug)]
 pub struct Upstream {
-    /// Sorted by priority; 0 is tried first. At least one, unless files stand in
-    /// its place.
+    /// Sorted by priority; 0 is tried first. At least one.
     pub endpoints: Vec<Endpoint>,
     /// `None`: plaintext.
     pub tls: Option<ClientTls>,
@@ -211,6 +210,8 @@ pub struct Protocol {
     pub cold_errors: bool,
     /// A first request may lack the node or its id (C-006).
     pub allow_nodeless: bool,
+    /// Istio's debug types are passed on, for clients that are trusted (C-193).
+    pub pass_debug: bool,
     /// Responses above this are split where the variant and type allow (C-172).
     pub split_bytes: usize,
 }

@@ -7,11 +7,14 @@
 //! * Upstream waits for [`next_dirty`](Exchange::next_dirty) and drives the group's
 //!   [`GroupHandle`]: what to subscribe, what to commit.
 //! * [`run`](Exchange::run) is the one timer of all groups.
+//! * What must not be shared a stream asks for in a [private group](Exchange::join_private),
+//!   which nobody else can find and which goes with its stream.
 //! * The rules are in [`core`], a pure machine: one value for each group.
 //!
 //! Promise: no lock is held over an await or a waker. Who reads what is served
 //! never waits for a commit.
 
+mod apart;
 mod commit;
 pub mod core;
 mod expiry;
@@ -22,6 +25,9 @@ mod kind;
 mod label;
 mod lease;
 mod metrics;
+mod private;
+#[cfg(test)]
+mod private_tests;
 mod pulse;
 mod refer;
 pub mod report;
@@ -33,15 +39,17 @@ mod tests;
 mod waiting;
 
 pub use self::core::{Applied, GroupState, MemberId};
+pub use self::private::{MOST_PRIVATE, Place};
 pub use self::report::{Awaited, GroupReport, Holds, NameReport, StreamReport, Subscription, TypeReport};
 
 use self::extensions::Extensions;
 use self::metrics::{Gauges, Metrics};
+use self::private::Private;
 use self::slot::{Calm, Inner, Slot, Woken};
 use crate::clock::Clock;
 use crate::content::{Served, Store};
 use crate::group::GroupKey;
-use crate::session::{Update, Want};
+use crate::session::{Pass, Passed, Update, Want};
 use crate::xds::node::Presented;
 use crate::xds::{Moment, Name, Timing, TypeUrl};
 use dashmap::DashMap;
@@ -66,6 +74,7 @@ pub struct Exchange {
     timing: Arc<Timing>,
     clock: Clock,
     groups: DashMap<GroupKey, Arc<Slot>>,
+    private: Private,
     members: AtomicU64,
     extensions: Extensions,
     /// Groups whose upstream side has something to do.
@@ -101,6 +110,7 @@ impl Exchange {
             timing: timing.into(),
             clock,
             groups: DashMap::new(),
+            private: Private::default(),
             members: AtomicU64::new(0),
             extensions: Extensions::default(),
             dirty: Mutex::default(),
@@ -115,7 +125,7 @@ impl Exchange {
 
     /// Registers what is counted here.
     pub fn register(self: &Arc<Self>, registry: &mut Registry) {
-        self.metrics.register(registry);
+        self.metrics.register(registry, &self.private.counts);
         registry.register_collector(Box::new(Gauges(self.clone())));
     }
 
@@ -135,7 +145,7 @@ impl Exchange {
     fn tick(&self) {
         let now = self.clock.now();
         while let Some(key) = self.pop_due(now) {
-            let Some(slot) = self.groups.get(&key).map(|slot| slot.clone()) else { continue };
+            let Some(slot) = self.find(&key) else { continue };
             let forget = self.act(&slot, |inner, now| {
                 inner.tick(now, &self.timing);
                 let synced = lock(&self.calm).synced_for(now);
@@ -179,7 +189,7 @@ impl Exchange {
         };
         self.make_room();
         self.act(&slot, |_, _| ());
-        Member { id, group: GroupHandle { exchange: self.clone(), slot } }
+        Member { id, group: GroupHandle { exchange: self.clone(), slot }, _place: None }
     }
 
     /// Clients choose what their nodes are called: of groups without members only so
@@ -219,7 +229,7 @@ impl Exchange {
             let next = lock(&self.dirty).pop_front();
             match next {
                 Some(key) => {
-                    if let Some(slot) = self.groups.get(&key) {
+                    if let Some(slot) = self.find(&key) {
                         slot.lock().queued = false;
                     }
                     if !lock(&self.dirty).is_empty() {
@@ -233,11 +243,15 @@ impl Exchange {
     }
 
     pub fn group(self: &Arc<Self>, key: &GroupKey) -> Option<GroupHandle> {
-        let slot = self.groups.get(key)?.clone();
-        Some(GroupHandle { exchange: self.clone(), slot })
+        Some(GroupHandle { exchange: self.clone(), slot: self.find(key)? })
     }
 
-    /// Every group, in no order.
+    fn find(&self, key: &GroupKey) -> Option<Arc<Slot>> {
+        let groups = if key.is_private() { self.private.slots() } else { &self.groups };
+        groups.get(key).map(|slot| slot.clone())
+    }
+
+    /// Every group but the private ones, in no order.
     pub fn groups(self: &Arc<Self>) -> Vec<GroupHandle> {
         self.slots().into_iter().map(|slot| GroupHandle { exchange: self.clone(), slot }).collect()
     }
@@ -301,6 +315,8 @@ impl fmt::Debug for Exchange {
 pub struct Member {
     id: MemberId,
     group: GroupHandle,
+    /// Of a private group: dropped with the group's last member, its only one.
+    _place: Option<Place>,
 }
 
 impl Member {
@@ -314,6 +330,17 @@ impl Member {
         self.group.slot.served()
     }
 
+    /// Passes a request on, over the stream of a private group.
+    pub fn pass(&self, pass: Pass) {
+        self.group.exchange.private.passes(&pass);
+        self.group.act(|inner, now| inner.state_mut().pass(now, self.id, pass));
+    }
+
+    /// The answers to what was passed on.
+    pub fn take_passed(&self) -> VecDeque<Passed> {
+        self.group.slot.lock().state_mut().take_passed()
+    }
+
     pub fn id(&self) -> MemberId {
         self.id
     }
@@ -325,7 +352,13 @@ impl Member {
 
 impl Drop for Member {
     fn drop(&mut self) {
-        self.group.act(|inner, now| inner.leave(now, self.id));
+        self.group.act(|inner, now| {
+            inner.leave(now, self.id);
+            if self.group.key().is_private() {
+                inner.retire();
+            }
+        });
+        self.group.exchange.private.forget(self.group.key());
     }
 }
 
@@ -389,23 +422,6 @@ impl GroupHandle {
         applied
     }
 
-    /// See [`GroupState::answer`].
-    pub fn answer(&self, mut say: impl FnMut(Moment, &GroupState, &[Want]) -> Vec<Update>) {
-        let done = self.act(|inner, now| inner.state_mut().answer(now, |group, wants| say(now, group, wants)));
-        for (type_url, applied) in done {
-            self.exchange.metrics.committed(&type_url, applied, Duration::ZERO);
-            if applied.changed > 0 {
-                let names = applied.changed;
-                tracing::debug!(group = %self.key(), type_url = type_url.short(), names, "snapshot changed");
-            }
-        }
-    }
-
-    /// Is it that very group, and not another that came under its key?
-    pub fn is(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.slot, &other.slot)
-    }
-
     /// See [`GroupState::stream_opened`].
     pub fn stream_opened(&self, address: Arc<str>) {
         self.act(|inner, now| inner.state_mut().stream_opened(now, address));
@@ -429,6 +445,16 @@ impl GroupHandle {
     /// See [`GroupState::asked`].
     pub fn asked(&self, type_url: &TypeUrl) {
         self.act(|inner, now| inner.state_mut().asked(now, type_url));
+    }
+
+    /// See [`GroupState::passes`].
+    pub fn passes(&self) -> Vec<Pass> {
+        self.slot.lock().state().passes().to_vec()
+    }
+
+    /// See [`GroupState::passed`].
+    pub fn passed(&self, passed: Passed) {
+        self.act(|inner, now| inner.state_mut().passed(now, passed));
     }
 
     /// See [`GroupState::confirmed_by_silence`].

@@ -58,10 +58,22 @@ impl GroupKey {
         Self(text.into())
     }
 
+    /// The group of one stream, for what must not be shared. No rule renders to
+    /// this: `;` is escaped.
+    pub fn private(number: u64) -> Self {
+        Self(format!("{PRIVATE}{number}").into())
+    }
+
+    pub fn is_private(&self) -> bool {
+        self.0.starts_with(PRIVATE)
+    }
+
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
+
+const PRIVATE: &str = ";private=";
 
 impl fmt::Display for GroupKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

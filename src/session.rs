@@ -7,7 +7,7 @@ pub mod client;
 pub mod server;
 
 use crate::content::NameSet;
-use crate::xds::{Moment, Name, Status, TypeUrl, envelope};
+use crate::xds::{Kind, Moment, Name, Status, TypeUrl, envelope};
 use std::fmt;
 use std::sync::Arc;
 
@@ -19,6 +19,33 @@ pub struct Want {
     pub wildcard: bool,
     /// Names, and globs as they stand. Shared: equal sets are one object.
     pub names: Arc<NameSet>,
+}
+
+/// A request that is no subscription, passed on as it is over the upstream stream
+/// of a private group: health information (C-192) and debug types (C-193).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pass {
+    /// Ascending on one stream of a sidecar.
+    pub number: u64,
+    pub type_url: TypeUrl,
+    pub names: Vec<Name>,
+    pub error: Option<Status>,
+}
+
+impl Pass {
+    /// One answer comes. Nothing answers health information: the newest is stated
+    /// again on each new stream.
+    pub fn is_answered(&self) -> bool {
+        self.type_url.kind() == Kind::Debug
+    }
+}
+
+/// The answer to a [`Pass`]: it is handed on once, and kept nowhere.
+#[derive(Clone, Debug)]
+pub struct Passed {
+    pub number: u64,
+    pub resources: Vec<envelope::Resource>,
+    pub received: Moment,
 }
 
 /// What one upstream response says, validated. The owner of the group's

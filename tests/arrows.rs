@@ -20,14 +20,10 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("group", &["xds"]),
     ("session", &["content", "xds"]),
     ("config", &["group", "yaml", "xds"]),
-    ("files", &["descriptors", "yaml", "xds"]),
     ("logs", &["config", "clock", "xds"]),
     ("exchange", &["session", "group", "content", "clock", "xds"]),
     ("admin", &["exchange", "session", "group", "config", "content", "clock", "xds"]),
-    (
-        "upstream",
-        &["transport", "files", "exchange", "session", "group", "config", "content", "quiet", "clock", "xds", "proto"],
-    ),
+    ("upstream", &["transport", "exchange", "session", "group", "config", "content", "quiet", "clock", "xds", "proto"]),
     (
         "downstream",
         &["transport", "exchange", "session", "group", "config", "content", "quiet", "clock", "xds", "proto"],
@@ -52,14 +48,14 @@ const ARROWS: &[(&str, &[&str])] = &[
     ),
     ("bench", &["app", "transport", "config", "group", "content", "clock", "xds", "proto"]),
     ("demo", &["bench", "app", "admin", "transport", "config", "group", "content", "clock", "xds", "proto"]),
-    ("cli", &["bench", "demo", "admin", "upstream", "files", "transport", "config", "group", "xds", "clock"]),
+    ("cli", &["bench", "demo", "admin", "upstream", "transport", "config", "group", "xds", "clock"]),
     ("main", &["app", "cli", "demo", "config", "logs", "transport"]),
 ];
 
 /// These know no runtime, clock, randomness, metrics or logging.
 const PURE: &[&str] = &["xds", "content", "session", "group"];
 /// What of the exchange is not its pure core.
-const EXCHANGE_SHELL: &[&str] = &["exchange.rs", "exchange/metrics.rs", "exchange/slot.rs"];
+const EXCHANGE_SHELL: &[&str] = &["exchange.rs", "exchange/metrics.rs", "exchange/private.rs", "exchange/slot.rs"];
 const IMPURE: &[&str] =
     &["tokio", "tonic", "h2::", "rand::", "tracing", "prometheus_client", "Instant::now", "SystemTime::now", "axum"];
 

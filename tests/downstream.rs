@@ -6,6 +6,7 @@ mod downstream {
     mod descriptors;
     mod identity;
     mod pace;
+    mod private;
     mod serving;
     mod stack;
 }

@@ -48,6 +48,7 @@ pub fn client_type(now: Moment, opened: Moment, report: &TypeReport) -> ClientTy
             age_seconds: now.since(*at).into(),
         }),
         waits,
+        private: report.private.map(|why| why.text().to_owned()),
     }
 }
 
@@ -177,6 +178,7 @@ mod tests {
             acked: Some(at(11)),
             nacked: None,
             waiting: None,
+            private: None,
         }
     }
 

@@ -128,6 +128,9 @@ pub struct ClientType {
     pub last_nack: Option<Nack>,
     /// Empty where nothing is awaited.
     pub waits: Vec<Wait>,
+    /// Why it, or names of it, are asked in a private group.
+    #[serde(default)]
+    pub private: Option<String>,
 }
 
 /// What a client said about the last response, which it rejected.
@@ -257,18 +260,6 @@ pub struct Upstream {
     pub tls_problem: Option<String>,
     /// Until our own certificate ends.
     pub tls_expires_seconds: Option<Seconds>,
-    /// Where a directory stands in the place of a control plane: what was read of it.
-    /// `seconds` count from then, and `lastError` is why what it says now is not served.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub files: Option<Directory>,
-}
-
-/// What was read of a directory.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Directory {
-    pub files: usize,
-    pub resources: usize,
 }
 
 /// Why one stream of a node has what it has.
@@ -279,6 +270,9 @@ pub struct Explanation {
     pub client: Client,
     /// What its group has of these types.
     pub group: Group,
+    /// The same of the group of this stream alone, where it has one.
+    #[serde(default)]
+    pub private_group: Option<Group>,
     /// Where a name was asked for.
     pub resource: Option<Resource>,
 }

@@ -14,6 +14,7 @@ fn client() -> Client {
         version: "v1".into(),
         last_nack: None,
         waits: vec![wait],
+        private: None,
     };
     Client { stream: 1, node: "n1".into(), types: vec![clusters], ..Client::default() }
 }
@@ -23,7 +24,6 @@ fn sources(facts: Facts) -> Sources {
         registry: Registry::default(),
         facts: Box::new(move || facts),
         certificate: Box::new(|| Some(Certificate { problem: Some("no PEM".into()), left: None })),
-        files: Box::new(|| None),
         clients: Box::new(|node| {
             Box::pin(async move { Vec::from_iter(node.is_none_or(|node| node == "n1").then(client)) })
         }),

@@ -43,12 +43,15 @@ pub(super) async fn run(explain: &Explain) -> Result<(String, Outcome), Failure>
 }
 
 fn render(explanation: &Explanation, of_type: bool) -> String {
-    let Explanation { client, group, resource } = explanation;
+    let Explanation { client, group, private_group, resource } = explanation;
     let mut text = stream(client);
     text.push_str(&membership(client, group));
     for each in &client.types {
         text.push_str(&subscription(each));
-        text.push_str(&of_group(each, group));
+        text.push_str(&of_group("the group", each, group));
+        if let Some(why) = &each.private {
+            text.push_str(&private(why, each, private_group.as_ref()));
+        }
         each.waits.iter().for_each(|wait| text.push_str(&waits(wait)));
     }
     if client.types.is_empty() {
@@ -116,16 +119,28 @@ fn subscription(each: &ClientType) -> String {
     text
 }
 
-fn of_group(each: &ClientType, group: &Group) -> String {
+/// The group of this stream alone.
+fn private(why: &str, each: &ClientType, group: Option<&Group>) -> String {
+    let Some(group) = group else { return format!("  private group: {why}; it is not there yet\n") };
+    let state = if group.upstream.open { "open" } else { "not open" };
+    let mut text = format!("  private group: {why}; its upstream stream is {state}");
+    if let Some(error) = group.upstream.last_error.as_deref().filter(|_| !group.upstream.open) {
+        text.push_str(&format!(" ({})", clean(error)));
+    }
+    text.push('\n');
+    text + &of_group("it", each, group)
+}
+
+fn of_group(who: &str, each: &ClientType, group: &Group) -> String {
     let Some(held) = group.types.iter().find(|held| held.type_url == each.type_url) else {
-        return "  the group holds nothing of this type\n".into();
+        return format!("  {who} holds nothing of this type\n");
     };
     let confirmed = match held.confirmed_seconds {
         Some(seconds) => format!("last confirmed by the upstream {} ago", age(seconds)),
         None => "never confirmed by the upstream".into(),
     };
     let mut text = format!(
-        "  the group holds {} at version {:?}, {confirmed}; it wants {} upstream\n",
+        "  {who} holds {} at version {:?}, {confirmed}; it wants {} upstream\n",
         count(held.resources, "resource"),
         held.version,
         wanted(held.wildcard, held.names),
@@ -185,6 +200,7 @@ mod tests {
             version: String::new(),
             last_nack: None,
             waits: vec![wait],
+            private: None,
         };
         let client = Client {
             stream: 4,
@@ -207,7 +223,7 @@ mod tests {
         let upstream = Stream { last_error: Some("connection refused".into()), ..Stream::default() };
         let group = Group { members: 12, upstream, types: vec![held], ..Group::default() };
         let resource = Resource { name: "c1".into(), subscribed: "name".into(), ..Resource::default() };
-        let text = render(&Explanation { client, group, resource: Some(resource) }, true);
+        let text = render(&Explanation { client, group, private_group: None, resource: Some(resource) }, true);
         let want = "\
 node n1: stream 4 (ads, delta) from 10.0.0.7:4312 for 3.1s, no verified identity
 group shop by rule template; 12 members; its upstream stream is not open (connection refused)

@@ -117,14 +117,7 @@ fn reach(upstreams: &[Upstream]) -> String {
     let mut text = String::new();
     for upstream in upstreams {
         let since = upstream.seconds.map(|seconds| format!(" for {}", age(seconds))).unwrap_or_default();
-        if let Some(files) = &upstream.files {
-            let ago = upstream.seconds.map(|seconds| format!(" {} ago", age(seconds))).unwrap_or_default();
-            let (files, resources) = (count(files.files, "file"), count(files.resources, "resource"));
-            text.push_str(&format!("upstream {}: {resources} of {files}, read{ago}\n", upstream.address));
-            text.extend(upstream.last_error.iter().map(|error| {
-                format!("error: the files are not valid; what was read before is served: {}\n", clean(error))
-            }));
-        } else if upstream.connections > 0 {
+        if upstream.connections > 0 {
             let connections = count(upstream.connections, "connection");
             let streams = count(upstream.streams, "stream");
             text.push_str(&format!("upstream {}: {connections}, {streams}{since}\n", upstream.address));
@@ -133,7 +126,7 @@ fn reach(upstreams: &[Upstream]) -> String {
             text.push_str(&format!("upstream {}: not connected{since}{why}\n", upstream.address));
         }
     }
-    if !upstreams.is_empty() && upstreams.iter().all(|upstream| upstream.connections == 0 && upstream.files.is_none()) {
+    if !upstreams.is_empty() && upstreams.iter().all(|upstream| upstream.connections == 0) {
         text.push_str("what is held is served; nothing new can come\n");
     }
     text
@@ -185,6 +178,11 @@ fn detail(client: &Client) -> String {
     if let Some(field) = &client.unmatched {
         parts.push(format!("the node has no {field}"));
     }
+    let private: Vec<_> = client.types.iter().filter(|each| each.private.is_some()).collect();
+    if !private.is_empty() {
+        let types: Vec<_> = private.iter().map(|each| each.short.as_str()).collect();
+        parts.push(format!("private group for {}", types.join(" ")));
+    }
     parts.extend(client.types.iter().filter(|each| each.sync != Sync::Synced).map(type_detail));
     parts.join("; ")
 }
@@ -219,6 +217,7 @@ mod tests {
             version: "7".into(),
             last_nack: None,
             waits: vec![],
+            private: None,
         }
     }
 

@@ -38,7 +38,6 @@ impl Config {
             identifier: flags.identifier.clone(),
             downstream: check.downstream(flags),
             upstream: check.upstream(flags),
-            files: check.files(flags),
             rules: Arc::new(check.rules(flags)),
             protocol: check.protocol(flags),
             admin: check.admin(flags.admin.as_deref()),
@@ -128,6 +127,7 @@ impl Check {
             connections: self.count("--max-connections", &flags.max_connections, 1, 1_000_000),
             pending_bytes: self.bytes("--max-pending-bytes", &flags.max_pending_bytes),
             limits: self.limits(flags),
+            private_groups: self.count("--max-private-groups", &flags.max_private_groups, 0, 1_000_000),
             drain: self.take("--drain", &flags.drain, units::span(&flags.drain)).unwrap_or_default(),
         }
     }
@@ -183,9 +183,8 @@ impl Check {
                 endpoints.extend(self.take("--upstream", text, Endpoint::parse(text, priority)));
             }
         }
-        if flags.files.is_none() && flags.upstream.iter().all(|text| text.trim().is_empty()) {
-            let what = "is missing; name the control plane, such as istiod.example:15012, or a directory with --files";
-            self.problem("--upstream", what);
+        if flags.upstream.iter().all(|text| text.trim().is_empty()) {
+            self.problem("--upstream", "is missing; name the control plane, such as istiod.example:15012");
         }
         let tls = self.client_tls(flags);
         let token_file = self.file("--upstream-token-file", &flags.upstream_token_file);
@@ -204,27 +203,6 @@ impl Check {
             connections: self.count("--upstream-connections", &flags.upstream_connections, 1, 8),
             message_bytes: self.bytes("--upstream-max-message-bytes", &flags.upstream_max_message_bytes),
         }
-    }
-
-    /// A directory that can be read now. What is in it may be mended while it is
-    /// watched, so that is looked at later.
-    fn files(&mut self, flags: &Flags) -> Option<PathBuf> {
-        let path = flags.files.as_ref()?;
-        if flags.upstream.iter().any(|text| !text.trim().is_empty()) {
-            let what = "stands in the place of a control plane, and --upstream names one; leave one of them out";
-            self.refuse("--files", path, what);
-        }
-        match std::fs::read_dir(path) {
-            Ok(_) => {}
-            Err(error) if error.kind() == std::io::ErrorKind::NotADirectory => {
-                self.refuse("--files", path, "is no directory; name the one that the files are in");
-            }
-            Err(error) => {
-                let what = format!("cannot be read ({error}); name a directory that this user may read");
-                self.refuse("--files", path, what);
-            }
-        }
-        Some(path.into())
     }
 
     fn client_tls(&mut self, flags: &Flags) -> Option<ClientTls> {
@@ -286,6 +264,7 @@ impl Check {
             trust_initial_versions: self.one_of("--trust-initial-versions", &flags.trust_initial_versions, &trust),
             cold_errors: flags.cold_errors,
             allow_nodeless: flags.allow_nodeless,
+            pass_debug: self.one_of("--debug-types", &flags.debug_types, &[("refuse", false), ("pass", true)]),
             split_bytes: self.bytes("--split-bytes", &flags.split_bytes),
         }
     }

@@ -57,9 +57,6 @@ pub struct Flags {
     /// The control plane: HOST:PORT. Repeat for the next priority; commas within one are equal
     #[arg(long, env = "OUTPOST_UPSTREAM", value_name = "ADDR", help_heading = UPSTREAM)]
     pub upstream: Vec<String>,
-    /// Serve the resources of this directory (YAML, JSON), in the place of a control plane; re-read when it changes
-    #[arg(long, env = "OUTPOST_FILES", value_name = "DIR", help_heading = UPSTREAM)]
-    pub files: Option<String>,
     /// Use TLS, verified against the system's roots
     #[arg(long, env = "OUTPOST_UPSTREAM_TLS", value_name = "BOOL", help_heading = UPSTREAM)]
     #[arg(action = Set, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true")]
@@ -136,6 +133,9 @@ pub struct Flags {
     /// Nesting of the metadata of a node
     #[arg(long, env = "OUTPOST_MAX_METADATA_DEPTH", value_name = "N", default_value = "32", help_heading = LIMITS)]
     pub max_metadata_depth: String,
+    /// Groups of one stream each, for what must not be shared; each is a stream at the control plane
+    #[arg(long, env = "OUTPOST_MAX_PRIVATE_GROUPS", value_name = "N", default_value = "10000", help_heading = LIMITS)]
+    pub max_private_groups: String,
 
     /// Split responses above this size where the protocol allows
     #[arg(long, env = "OUTPOST_SPLIT_BYTES", value_name = "SIZE", default_value = "3.5MiB", help_heading = PROTOCOL)]
@@ -146,6 +146,9 @@ pub struct Flags {
     /// Do not re-send on a new delta stream what is stated at the current version: none, wildcard or all
     #[arg(long, env = "OUTPOST_TRUST_INITIAL_VERSIONS", value_name = "WHAT", default_value = "wildcard", help_heading = PROTOCOL)]
     pub trust_initial_versions: String,
+    /// Istio's debug types: refuse (no answer), or pass on for verified clients, or all with --secrets trustNetwork
+    #[arg(long, env = "OUTPOST_DEBUG_TYPES", value_name = "MODE", default_value = "refuse", help_heading = PROTOCOL)]
+    pub debug_types: String,
     /// Answer names that cannot be fetched with resource_errors instead of holding the answer
     #[arg(long, env = "OUTPOST_COLD_ERRORS", value_name = "BOOL", help_heading = PROTOCOL)]
     #[arg(action = Set, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true")]

@@ -11,8 +11,6 @@ pub enum Kind {
     Text,
     /// The path of a file.
     File,
-    /// The path of a directory.
-    Directory,
     Number,
     /// `4096`, `512KiB`.
     Size,
@@ -34,7 +32,6 @@ impl Kind {
         match self {
             Self::Text => "text".into(),
             Self::File => "the path of a file".into(),
-            Self::Directory => "the path of a directory".into(),
             Self::Number => "a number".into(),
             Self::Size => "a size such as 4096 or 32MiB".into(),
             Self::Span => "a span of time such as 30s".into(),
@@ -96,7 +93,6 @@ const ROWS: &[Row] = &[
     ("authorize", "downstream.authorize", Kind::Rules, &[]),
     ("drain", "downstream.drain", Kind::Span, &[]),
     ("upstream", "upstream.addresses", Kind::Texts, &["istiod.example:15012"]),
-    ("files", "upstream.files", Kind::Directory, &["/etc/outpost/resources"]),
     ("upstream_tls", "upstream.tls.enabled", Kind::Bool, &[]),
     ("upstream_ca", "upstream.tls.ca", Kind::File, &["/etc/outpost/upstream/ca.crt"]),
     ("upstream_cert", "upstream.tls.certificate", Kind::File, &["/etc/outpost/upstream/tls.crt"]),
@@ -121,9 +117,11 @@ const ROWS: &[Row] = &[
     ("max_name_bytes", "limits.nameBytes", Kind::Size, &[]),
     ("max_metadata_bytes", "limits.metadataBytes", Kind::Size, &[]),
     ("max_metadata_depth", "limits.metadataDepth", Kind::Number, &[]),
+    ("max_private_groups", "limits.privateGroups", Kind::Number, &[]),
     ("split_bytes", "protocol.splitBytes", Kind::Size, &[]),
     ("no_legacy_wildcard", "protocol.noLegacyWildcard", Kind::Texts, &["type=cds", "agent=gRPC"]),
     ("trust_initial_versions", "protocol.trustInitialVersions", Kind::Choice(&["none", "wildcard", "all"]), &[]),
+    ("debug_types", "protocol.debugTypes", Kind::Choice(&["refuse", "pass"]), &[]),
     ("cold_errors", "protocol.coldErrors", Kind::Bool, &[]),
     ("allow_nodeless", "protocol.allowNodeless", Kind::Bool, &[]),
     ("admin", "admin.address", Kind::Text, &[super::Admin::DEFAULT]),

@@ -18,6 +18,8 @@ pub struct Served {
     pub upstream: Reach,
     /// When it came to be so.
     pub upstream_since: Moment,
+    /// Some type has, or had, names apart.
+    pub apart: bool,
 }
 
 /// One type of it.
@@ -47,6 +49,9 @@ pub struct ServedType {
     /// When the newest patch of this type came in, and when it was committed.
     pub received: Moment,
     pub committed: Moment,
+    /// Names that exist and must not be kept here (C-145): who wants one asks for
+    /// it in a private group. Nothing is known of them from the tree.
+    pub apart: Arc<NameSet>,
 }
 
 /// Whether the upstream can answer.

@@ -47,8 +47,11 @@ impl Sight {
 fn hide(of: &ServedType, store: &Store, may: impl Fn(&str) -> bool) -> ServedType {
     let hidden = of.tree.iter().filter(|entry| !matches!(entry.body(), Body::Absent) && !may(entry.name()));
     let absent = |name: &crate::xds::Name| store.entry(name.clone(), Body::Absent, Attributes::default());
-    let edits: Vec<_> = hidden.map(|entry| Edit::Put(absent(entry.name()))).collect();
-    ServedType { tree: store.edit(&of.tree, edits), ..of.clone() }
+    let (apart, elsewhere): (Vec<_>, Vec<_>) = of.apart.iter().cloned().partition(|name| may(name));
+    let edits: Vec<_> =
+        hidden.map(|entry| entry.name()).chain(&elsewhere).map(|name| Edit::Put(absent(name))).collect();
+    let apart = if elsewhere.is_empty() { of.apart.clone() } else { store.names(apart) };
+    ServedType { tree: store.edit(&of.tree, edits), apart, ..of.clone() }
 }
 
 #[cfg(test)]

@@ -27,6 +27,7 @@ pub struct Client {
     pub variant: Variant,
     pub opened: Moment,
     known: Mutex<Option<Known>>,
+    private: Mutex<Option<GroupKey>>,
     session: Arc<Mutex<ServerSession>>,
     waiting: AtomicUsize,
 }
@@ -82,8 +83,8 @@ impl Client {
         opened: Moment,
         session: Arc<Mutex<ServerSession>>,
     ) -> Self {
-        let (known, waiting) = Default::default();
-        Self { stream, peer, identity, service, variant, opened, known, session, waiting }
+        let (known, private, waiting) = Default::default();
+        Self { stream, peer, identity, service, variant, opened, known, private, session, waiting }
     }
 
     /// `None` until the first request came.
@@ -104,6 +105,15 @@ impl Client {
     /// One name; `None` where the type was never asked for.
     pub fn explain(&self, now: Moment, type_url: &TypeUrl, name: &str) -> Option<NameReport> {
         self.session().explain(now, type_url, name)
+    }
+
+    /// The group of this stream alone, where it has one.
+    pub fn private(&self) -> Option<GroupKey> {
+        self.private.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn set_private(&self, key: Option<GroupKey>) {
+        *self.private.lock().unwrap_or_else(PoisonError::into_inner) = key;
     }
 
     pub(super) fn learn(&self, known: Known) {

@@ -26,6 +26,8 @@ pub struct Policy {
     pub message_limit: Limit,
     /// `control_plane.identifier` of every response.
     pub identifier: Arc<str>,
+    /// Debug types are passed on to the control plane (C-193).
+    pub pass_debug: bool,
 }
 
 /// Settings of this side that stay.
@@ -76,6 +78,7 @@ impl Policy {
             rules: config.rules.clone(),
             message_limit: Limit { bytes, remedy: "raise --max-message-bytes" },
             identifier: config.identifier.as_str().into(),
+            pass_debug: config.protocol.pass_debug,
         }
     }
 }

@@ -5,6 +5,7 @@
 //! is held for one step of it, never while waiting.
 
 mod ending;
+mod own;
 mod pace;
 
 use super::audit::Subject;
@@ -14,9 +15,9 @@ use super::{Policy, Shared};
 use crate::breaks;
 use crate::clock::Clock;
 use crate::content::{Served, Sight};
-use crate::exchange::Member;
+use crate::exchange::{Member, Place};
 use crate::group::{self, Allowed, Assigned};
-use crate::session::server::{Granted, HeardKind, Output, Rejection, Response, Scope, ServerSession};
+use crate::session::server::{HeardKind, Output, Rejection, Response, Scope, ServerSession};
 use crate::transport::server::{Call, Peer};
 use crate::transport::status;
 use crate::transport::stream::{Messages, RecvError, Sender};
@@ -27,6 +28,7 @@ use bytes::Bytes;
 use ending::Ends;
 use futures_util::FutureExt;
 use h2::Reason;
+use own::Own;
 use pace::Pace;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -68,6 +70,8 @@ struct Stream<'a> {
     sight: Sight,
     /// Types that it is refused altogether.
     refused: Vec<TypeUrl>,
+    /// The group of this stream alone, where it needs one.
+    own: Own,
     wake: Arc<Notify>,
     /// The response whose bytes are handed over.
     flight: Option<Flight>,
@@ -101,6 +105,8 @@ enum Event {
     Flushed(Result<(), h2::Error>),
     /// The group serves something else.
     Woken,
+    /// There is a place for a private group.
+    Place(Option<Place>),
     /// Some deadline passed.
     Time,
     /// The connection is to end.
@@ -139,6 +145,7 @@ impl<'a> Stream<'a> {
             allowed: Allowed::default(),
             sight: Sight::default(),
             refused: Vec::new(),
+            own: Own::default(),
             wake: Arc::default(),
             flight: None,
             pace: Pace::new(now),
@@ -165,6 +172,7 @@ impl<'a> Stream<'a> {
                 Event::Message(Some(Err(RecvError::Http(_)))) | Event::Flushed(Err(_)) => return "client_reset",
                 Event::Flushed(Ok(())) => self.written(now),
                 Event::Woken | Event::Ending => {}
+                Event::Place(place) => self.own.placed(place),
                 Event::Time => {
                     if let Some(reason) = self.on_time(now) {
                         return reason;
@@ -190,6 +198,7 @@ impl<'a> Stream<'a> {
             message = self.messages.next(), if open && !deaf => Event::Message(message),
             flushed = self.pace.flush(&mut self.sender, &self.listed.client, clock), if self.sender.waiting() > 0 => Event::Flushed(flushed),
             () = self.wake.notified(), if open => Event::Woken,
+            place = self.own.place(), if open => Event::Place(place),
             () = self.ends.announced(), if open => Event::Ending,
             () = clock.sleep_until_some(deadline) => Event::Time,
         }
@@ -362,8 +371,10 @@ impl Stream<'_> {
         });
         let wake = self.wake.clone();
         let member = parts.exchange.join(key, presented, Arc::new(move || wake.notify_one()));
-        self.refused = if sensitive_ok { Vec::new() } else { self.policy.rules.sensitive().to_vec() };
-        self.listed.client.session().join(Granted { refused: self.refused.clone() });
+        let granted = own::granted(sensitive_ok, self.identity.as_ref(), &self.policy);
+        self.refused.clone_from(&granted.refused);
+        self.listed.client.session().join(granted);
+        self.own.renew(parts.exchange.share(node.presented()));
         (self.offered, self.sight) = (None, Sight::default());
         let before = self.member.replace(member);
         // Of two changes at once the one in the middle never wanted anything.
@@ -378,6 +389,7 @@ impl Stream<'_> {
     fn speak(&mut self, now: Moment) {
         self.tell_wants();
         self.offer(now);
+        self.tend_own(now);
         while self.sender.waiting() == 0 && self.closing.is_none() {
             let output = self.listed.client.session().poll_output(now, &self.shared.parts.store);
             match output {
@@ -388,6 +400,7 @@ impl Stream<'_> {
                     }
                     self.offer(now);
                 }
+                Some(Output::Own) => self.tend_own(now),
                 Some(Output::Send(response)) => self.send(now, &response),
                 Some(Output::Close(rejection)) => self.reject(rejection),
             }

@@ -40,6 +40,8 @@ struct Draft {
     opaque: bool,
     /// The upstream's versions of what it sent.
     versions: Vec<(Name, String)>,
+    /// What it sent is not to be kept (C-145).
+    apart: Vec<Name>,
 }
 
 impl Draft {
@@ -97,6 +99,10 @@ impl GroupType {
         if whole {
             self.missing(scene, &mut draft, &listed, answers_wildcard);
         }
+        for name in std::mem::take(&mut draft.apart) {
+            self.set_apart(&name);
+        }
+        self.bury(scene, &mut draft);
         if answers_wildcard {
             self.answered_wildcard();
         }
@@ -137,6 +143,15 @@ impl GroupType {
             return;
         }
         self.answer_all(&name, &aliases);
+        if do_not_cache && !scene.private && !breaks::on("C-145") {
+            draft.edits.extend(held.map(|held| Changed { name: name.clone(), from: Some(held), to: None }));
+            let asked = aliases.iter().filter(|alias| self.is_subscribed(alias)).cloned();
+            draft.apart.extend(asked.chain([name]));
+            return;
+        }
+        if !self.apart.is_empty() {
+            self.not_apart(&name);
+        }
         if payload.is_none() && ttl.is_some() {
             match held.as_ref().map(|entry| entry.body()) {
                 Some(Body::Resource(_)) => {
@@ -216,6 +231,7 @@ impl GroupType {
     /// The upstream says that `name` does not exist (C-118).
     fn gone(&mut self, scene: &Scene<'_>, draft: &mut Draft, name: &Name) {
         self.answered(name);
+        self.not_apart(name);
         if Glob::parse(name).is_some() {
             // An enclosing glob that is gone takes its members with it.
             let members: Vec<_> = self.glob_members(name).cloned().collect();
@@ -233,9 +249,13 @@ impl GroupType {
     }
 
     /// Absent where somebody asked for it by a name, else not there.
-    fn take_out(&self, scene: &Scene<'_>, draft: &mut Draft, entry: &Entry) {
+    fn take_out(&mut self, scene: &Scene<'_>, draft: &mut Draft, entry: &Entry) {
+        let extra = self.is_extra(scene, entry) && !breaks::on("C-196");
+        if extra {
+            self.buried.push_back((scene.now, entry.name().clone()));
+        }
         let asked = self.named(entry.name(), entry.aliases());
-        let to = asked.then(|| absent(scene, entry.name(), entry.aliases().to_vec()));
+        let to = (asked || extra).then(|| absent(scene, entry.name(), entry.aliases().to_vec()));
         draft.set(self, entry.name(), to);
     }
 
@@ -275,6 +295,10 @@ impl GroupType {
             self.answered(entry.name());
             self.take_out(scene, draft, &entry);
         }
+        let unlisted = self.apart.names().iter().filter(|name| wildcard && !listed.contains(*name)).cloned();
+        for name in unlisted.collect::<Vec<_>>() {
+            self.not_apart(&name);
+        }
         if wildcard {
             for name in self.subscribed_names(scene.store).iter() {
                 if !listed.contains(name) && self.resolve(name).is_none() && draft.pending(name).is_none() {
@@ -299,6 +323,47 @@ impl GroupType {
             }
         }
         emptied
+    }
+
+    /// What the name stands for is not kept; who wants it is told so.
+    fn set_apart(&mut self, name: &Name) {
+        if self.apart.insert(name.clone()) {
+            self.apart_changed(name);
+        }
+    }
+
+    fn not_apart(&mut self, name: &Name) {
+        if self.apart.remove(name) {
+            self.apart_changed(name);
+        }
+    }
+
+    fn apart_changed(&mut self, name: &Name) {
+        self.subscription_changed();
+        self.notes.serve = true;
+        self.notes.wildcards = true;
+        self.interest.mark(name, &mut self.notes.marks);
+    }
+
+    /// It came with what was asked for, under a name that nobody asked for, and
+    /// belongs to the one who asked (C-196).
+    fn is_extra(&self, scene: &Scene<'_>, entry: &Entry) -> bool {
+        scene.private && self.url.kind() == Kind::Workload && !self.named(entry.name(), entry.aliases())
+    }
+
+    /// Of what nobody asked for it is remembered that it is gone until every
+    /// stream that stands must have seen it.
+    fn bury(&mut self, scene: &Scene<'_>, draft: &mut Draft) {
+        let old = |(at, _): &(Moment, Name)| scene.now.since(*at) > scene.timing.send_stall * 2;
+        while self.buried.front().is_some_and(old) {
+            let Some((_, name)) = self.buried.pop_front() else { return };
+            let gone = self.tree.get(&name).filter(|entry| !entry.is_present()).cloned();
+            if let Some(entry) =
+                gone.filter(|entry| draft.edits.iter().all(|edit| edit.name != name) && self.is_extra(scene, entry))
+            {
+                draft.edits.push(Changed { name, from: Some(entry), to: None });
+            }
+        }
     }
 
     fn touch_all(&mut self, names: Vec<Name>) -> usize {

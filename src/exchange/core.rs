@@ -15,16 +15,19 @@
 //! own word does, the TTLs it set, and an hour of nobody wanting it. What moves
 //! nothing makes nothing new (C-142). A change costs what it changes and wakes
 //! those whom it concerns.
+//!
+//! A *private* group has one stream as its member. What it holds is for the
+//! subscription that fetched it (C-145): no name of it outlives its interest.
 
 use super::commit::Committed;
 use super::kind::{GroupType, Scene};
 use super::refer::{References, assignment};
 use crate::breaks;
 use crate::content::{Changed, Reach, Refs, Served, Store};
-use crate::session::{Update, Want};
+use crate::session::{Pass, Passed, Update, Want};
 use crate::xds::time::earliest;
 use crate::xds::{Kind, Moment, Name, Timing, TypeUrl};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -70,6 +73,12 @@ pub struct GroupState {
     /// May name a member twice.
     wakes: Vec<MemberId>,
     asks_changed: bool,
+    /// It has one member, and keeps nothing that this one does not want.
+    private: bool,
+    /// What is passed on and has no answer yet, with the newest health information.
+    passes: Vec<Pass>,
+    passed: VecDeque<Passed>,
+    passer: Option<MemberId>,
 }
 
 impl GroupState {
@@ -87,23 +96,54 @@ impl GroupState {
             served: Arc::new(Served { upstream, ..Served::default() }),
             wakes: Vec::new(),
             asks_changed: false,
+            private: false,
+            passes: Vec::new(),
+            passed: VecDeque::new(),
+            passer: None,
         }
+    }
+
+    /// The group of one stream, for what must not be shared or kept.
+    pub fn private(now: Moment, store: Arc<Store>, timing: &Timing) -> Self {
+        let nothing_lingers = Timing { linger: Duration::ZERO, evict: Duration::ZERO, ..timing.clone() };
+        Self { private: true, ..Self::new(now, store, nothing_lingers.into()) }
     }
 
     // From below.
 
+    /// Passes a request on, once a stream stands. Of health information only the
+    /// newest counts.
+    pub fn pass(&mut self, now: Moment, member: MemberId, pass: Pass) {
+        self.want_begins(now);
+        if !pass.is_answered() {
+            self.passes.retain(Pass::is_answered);
+        }
+        self.passer = Some(member);
+        self.passes.push(pass);
+        self.asks_changed = true;
+    }
+
+    /// The answers that came since this was last called.
+    pub fn take_passed(&mut self) -> VecDeque<Passed> {
+        std::mem::take(&mut self.passed)
+    }
+
     /// From now on `member` wants this of the type, and nothing else of it.
     pub fn want(&mut self, now: Moment, member: MemberId, want: &Want) {
+        self.want_begins(now);
+        self.step(now, &want.type_url, |kind, scene| {
+            let moved = kind.interest.replace(member, want);
+            kind.interest_moved(scene, moved)
+        });
+    }
+
+    fn want_begins(&mut self, now: Moment) {
         if let Line::Down { since, ours: true, .. } = &mut self.line
             && self.types.values().all(|kind| kind.interest.is_empty())
         {
             // The first one to want something: the upstream has its time from here.
             *since = now;
         }
-        self.step(now, &want.type_url, |kind, scene| {
-            let moved = kind.interest.replace(member, want);
-            kind.interest_moved(scene, moved)
-        });
     }
 
     /// `member` is gone.
@@ -221,36 +261,22 @@ impl GroupState {
         applied
     }
 
-    /// Commits what an upstream says that knows everything at once: it is asked until
-    /// it has no more to say to what is wanted by then. Whatever it said is one
-    /// change: nobody sees a part of it.
-    pub fn answer(
-        &mut self,
-        now: Moment,
-        mut say: impl FnMut(&Self, &[Want]) -> Vec<Update>,
-    ) -> Vec<(TypeUrl, Applied)> {
+    /// What is to be passed on over the stream that stands, in ascending order.
+    pub fn passes(&self) -> &[Pass] {
+        &self.passes
+    }
+
+    /// The answer to something passed on. A second one, of a stream that was
+    /// replaced, is none.
+    pub fn passed(&mut self, now: Moment, passed: Passed) {
         self.note_heard(now);
-        let connected = self.is_answering(now);
-        let mut done = Vec::new();
-        loop {
-            let wants = self.wanted_upstream();
-            let updates = say(self, &wants);
-            if updates.is_empty() {
-                break;
-            }
-            for update in updates {
-                let type_url = update.type_url.clone();
-                let mut applied = Applied::default();
-                self.quiet_step(now, &type_url, connected, |kind, scene| {
-                    let Committed { changed, touched, ignored } = kind.commit(scene, update);
-                    applied = Applied { changed: changed.len(), touched, ignored };
-                    changed
-                });
-                done.push((type_url, applied));
-            }
+        let before = self.passes.len();
+        self.passes.retain(|pass| pass.number != passed.number);
+        if self.passes.len() < before {
+            self.passed.push_back(passed);
+            self.wakes.extend(self.passer);
         }
         self.publish(now);
-        done
     }
 
     // Time.
@@ -360,7 +386,8 @@ impl GroupState {
         act: impl FnOnce(&mut GroupType, &Scene<'_>) -> Vec<Changed>,
     ) {
         let open = matches!(self.line, Line::Up { .. });
-        let scene = Scene { now, store: &self.store, timing: &self.timing, connected, rtt: self.rtt };
+        let (rtt, private) = (self.rtt, self.private);
+        let scene = Scene { now, store: &self.store, timing: &self.timing, connected, rtt, private };
         let kind = self.types.entry(type_url.clone()).or_insert_with(|| new_type(type_url, open, now));
         let changed = act(kind, &scene);
         if type_url.kind() == Kind::Cluster {
@@ -429,10 +456,16 @@ impl GroupState {
             self.asks_changed |= std::mem::take(&mut kind.notes.asks);
             kind.take_wakes(&mut self.wakes);
             if std::mem::take(&mut kind.notes.serve) {
+                if self.private {
+                    // Nobody asked by name for all that is here (C-196).
+                    self.wakes.extend(kind.interest.everybody());
+                }
                 let next: &mut Served = served.get_or_insert_with(|| Served::clone(&self.served));
                 let tree = self.refs.served().tree(type_url).cloned().unwrap_or_default();
                 let made = kind.serve(&self.store, tree);
+                let made_apart = made.apart.clone();
                 let before = next.types.insert(type_url.clone(), Arc::new(made));
+                next.apart |= !made_apart.is_empty();
                 let moved = before.is_none_or(|before| !before.tree.same(&kind.tree));
                 if moved && type_url.unsettles() && kind.committed != Moment::START {
                     next.unsettled = now;

@@ -123,6 +123,7 @@ impl GroupType {
             touched: self.touched.clone(),
             received: self.received,
             committed: self.committed,
+            apart: self.apart.set(store),
         }
     }
 }

@@ -5,6 +5,7 @@
 //! [`GroupState`](super::core::GroupState): members to wake, and whether the
 //! subscription or what is served is another.
 
+use super::apart::Apart;
 use super::core::MemberId;
 use super::expiry::Expiry;
 use super::interest::{Interest, Marks, Moved};
@@ -30,6 +31,8 @@ pub(super) struct Scene<'a> {
     /// An upstream stream stands and answers.
     pub(super) connected: bool,
     pub(super) rtt: Duration,
+    /// The group is one stream's own (see [`GroupState::private`](super::core::GroupState::private)).
+    pub(super) private: bool,
 }
 
 /// What is to be told of a type after a step.
@@ -78,6 +81,10 @@ pub(super) struct GroupType {
     pub(super) touched: Arc<BTreeMap<Name, u64>>,
     pub(super) received: Moment,
     pub(super) committed: Moment,
+    /// Names whose resources must not be kept here (C-145).
+    pub(super) apart: Apart,
+    /// On-demand workloads that nobody asked for and that are gone, oldest first.
+    pub(super) buried: VecDeque<(Moment, Name)>,
     pub(super) notes: Notes,
     union: Option<Arc<NameSet>>,
 }
@@ -106,6 +113,8 @@ impl GroupType {
             touched: Arc::default(),
             received: Moment::START,
             committed: Moment::START,
+            apart: Apart::default(),
+            buried: VecDeque::new(),
             notes: Notes { serve: true, ..Notes::default() },
             union: None,
         }
@@ -204,6 +213,12 @@ impl GroupType {
             self.wildcard = Some(Phase::Lingering(self.after(scene, scene.timing.linger)));
             self.wildcard_awaited = None;
         }
+        if scene.private && !breaks::on("C-145") {
+            // What was fetched for one subscription is not there for the next.
+            let ended = self.end_leases(scene);
+            self.install(scene, &ended);
+            dropped.extend(ended);
+        }
         dropped
     }
 
@@ -283,7 +298,7 @@ impl GroupType {
         self.notes.serve = true;
     }
 
-    fn subscription_changed(&mut self) {
+    pub(super) fn subscription_changed(&mut self) {
         self.union = None;
         self.notes.asks = true;
     }
@@ -310,7 +325,8 @@ impl GroupType {
         };
         // Mostly these are one set, and few linger.
         let both = if Arc::ptr_eq(&base, other) { base } else { store.names_with(&base, other.iter()) };
-        store.names_with(&both, &lingering)
+        let all = store.names_with(&both, &lingering);
+        if self.apart.is_empty() { all } else { store.names_without(&all, self.apart.names()) }
     }
 
     /// The names subscribed by themselves, in ascending order.
@@ -438,6 +454,9 @@ impl GroupType {
                     names.all(|name| self.phase(name).is_none()) && !self.glob_subscribed(entry.name())
                 };
                 gone.extend(self.tree.iter().filter(unowned).map(|entry| (entry.name().clone(), entry.clone())));
+                let apart: Vec<_> =
+                    self.apart.names().iter().filter(|name| !self.is_subscribed(name)).cloned().collect();
+                apart.iter().for_each(|name| self.notes.serve |= self.apart.remove(name));
             }
             _ => {}
         }
@@ -484,6 +503,7 @@ impl GroupType {
         self.install(scene, &dropped);
         self.leases = Leases::default();
         self.globs.clear();
+        self.apart.clear();
         self.wildcard = Some(Phase::Idle(self.after(scene, scene.timing.evict)));
         self.subscription_changed();
         self.notes.serve = true;
@@ -493,6 +513,7 @@ impl GroupType {
     fn forget(&mut self, name: &Name) {
         self.leases.end(name);
         self.globs.remove(name);
+        self.notes.serve |= self.apart.remove(name);
     }
 
     /// What a glob covers among what is held and present.

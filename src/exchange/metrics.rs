@@ -2,6 +2,7 @@
 
 use super::Exchange;
 use super::core::Applied;
+use super::private::Counts;
 use crate::xds::{Moment, TypeUrl};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
@@ -50,7 +51,13 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    pub(super) fn register(&self, registry: &mut Registry) {
+    pub(super) fn register(&self, registry: &mut Registry, private: &Counts) {
+        let help = "Streams that found no place for the private group that they need";
+        registry.register("private_groups_full", help, private.full.clone());
+        let help = "Health information passed on to the upstream";
+        registry.register("passed_health", help, private.health.clone());
+        let help = "Requests for debug types passed on to the upstream";
+        registry.register("passed_debug", help, private.debug.clone());
         registry.register("commits", "Upstream responses committed, by what they did", self.commits.clone());
         registry.register(
             "resources_ignored",
@@ -116,6 +123,10 @@ impl Collector for Gauges {
         });
         gauge(&mut encoder, "groups", "Groups known", None, [(None, groups as f64)])?;
         gauge(&mut encoder, "members", "Streams that are members of a group", None, [(None, members as f64)])?;
+        let help = "Groups of one stream each, for what must not be shared; counted nowhere else";
+        gauge(&mut encoder, "private_groups", help, None, [(None, self.0.private.len() as f64)])?;
+        let help = "Private groups that there may be";
+        gauge(&mut encoder, "private_groups_limit", help, None, [(None, self.0.most_private() as f64)])?;
         let held = types.iter().map(|(name, total)| (Some(*name), total.resources as f64));
         gauge(&mut encoder, "resources", "Names held, summed over groups", None, held)?;
         let ages = types.iter().filter_map(|(name, total)| Some((Some(*name), total.oldest?.as_secs_f64())));

@@ -11,16 +11,16 @@ use crate::xds::{Moment, Name, Status, TypeUrl, code};
 use std::sync::Arc;
 use std::time::Duration;
 
-const ONE: MemberId = MemberId(1);
-const TWO: MemberId = MemberId(2);
+pub(super) const ONE: MemberId = MemberId(1);
+pub(super) const TWO: MemberId = MemberId(2);
 
-struct Bench {
-    now: Moment,
-    store: Arc<Store>,
-    state: GroupState,
+pub(super) struct Bench {
+    pub(super) now: Moment,
+    pub(super) store: Arc<Store>,
+    pub(super) state: GroupState,
 }
 
-fn kind(short: &str) -> TypeUrl {
+pub(super) fn kind(short: &str) -> TypeUrl {
     TypeUrl::from_short(short).unwrap()
 }
 
@@ -29,7 +29,7 @@ fn names(list: &[&str]) -> Vec<Name> {
 }
 
 /// `A1`: the name without its last character, with that as content.
-fn resource(short: &str, spec: &str) -> Resource {
+pub(super) fn resource(short: &str, spec: &str) -> Resource {
     let (name, content) = spec.split_at(spec.len() - 1);
     let payload = Payload { type_url: kind(short).as_str().into(), value: content.to_string().into() };
     Resource { name: Some(name.into()), payload: Some(payload), ..Resource::default() }
@@ -46,7 +46,7 @@ fn cluster(name: &str, service: &str, content: u64) -> Resource {
     Resource { name: Some(name.into()), payload: Some(payload), ..Resource::default() }
 }
 
-fn update(short: &str, label: &str) -> Update {
+pub(super) fn update(short: &str, label: &str) -> Update {
     Update {
         type_url: kind(short),
         label: label.into(),
@@ -60,11 +60,11 @@ fn update(short: &str, label: &str) -> Update {
     }
 }
 
-fn with(short: &str, label: &str, specs: &[&str]) -> Update {
+pub(super) fn with(short: &str, label: &str, specs: &[&str]) -> Update {
     Update { resources: specs.iter().map(|spec| resource(short, spec)).collect(), ..update(short, label) }
 }
 
-fn removing(short: &str, removed: &[&str]) -> Update {
+pub(super) fn removing(short: &str, removed: &[&str]) -> Update {
     Update { removed: names(removed), ..update(short, "") }
 }
 
@@ -80,35 +80,35 @@ impl Bench {
         bench
     }
 
-    fn offline() -> Self {
+    pub(super) fn offline() -> Self {
         let store = Store::new();
         let state = GroupState::new(Moment::START, store.clone(), Arc::default());
         Self { now: Moment::START, store, state }
     }
 
     /// Connected, and `ONE` wants the names.
-    fn wanting(short: &str, names: &[&str]) -> Self {
+    pub(super) fn wanting(short: &str, names: &[&str]) -> Self {
         let mut bench = Self::new();
         bench.want(ONE, short, names);
         bench
     }
 
-    fn open(&mut self) {
+    pub(super) fn open(&mut self) {
         self.state.stream_opened(self.now, "10.0.0.1:15010".into());
     }
 
-    fn lose(&mut self) {
+    pub(super) fn lose(&mut self) {
         self.state.stream_lost(self.now, "10.0.0.1:15010: connection reset".into());
     }
 
-    fn reopen(&mut self) {
+    pub(super) fn reopen(&mut self) {
         self.lose();
         self.open();
         self.state.heard(self.now);
     }
 
     /// `*` among the names is the wildcard.
-    fn want(&mut self, member: MemberId, short: &str, list: &[&str]) {
+    pub(super) fn want(&mut self, member: MemberId, short: &str, list: &[&str]) {
         let wildcard = list.contains(&"*");
         let named = list.iter().filter(|name| **name != "*").map(|&name| name.into()).collect();
         let want = Want { type_url: kind(short), wildcard, names: self.store.names(named) };
@@ -117,13 +117,13 @@ impl Bench {
     }
 
     /// The members woken.
-    fn apply(&mut self, update: Update) -> Vec<u64> {
+    pub(super) fn apply(&mut self, update: Update) -> Vec<u64> {
         self.state.take_wakes();
         self.state.apply(self.now, Update { received: self.now, ..update });
         self.woken()
     }
 
-    fn woken(&mut self) -> Vec<u64> {
+    pub(super) fn woken(&mut self) -> Vec<u64> {
         self.state.take_wakes().into_iter().map(|member| member.0).collect()
     }
 
@@ -142,16 +142,16 @@ impl Bench {
         panic!("deadlines without end at {:?}", self.now);
     }
 
-    fn seconds(&mut self, seconds: u64) -> Vec<u64> {
+    pub(super) fn seconds(&mut self, seconds: u64) -> Vec<u64> {
         self.pass(Duration::from_secs(seconds))
     }
 
-    fn served(&self, short: &str) -> Arc<ServedType> {
+    pub(super) fn served(&self, short: &str) -> Arc<ServedType> {
         self.state.served().of(&kind(short)).cloned().unwrap_or_default()
     }
 
     /// What is served, `A1 B- C?`: `-` absent, `0` without resource, `x` expired, `!` in error.
-    fn shows(&self, short: &str) -> String {
+    pub(super) fn shows(&self, short: &str) -> String {
         let show = |entry: &Arc<crate::content::Entry>| {
             let content = match entry.body() {
                 Body::Resource(blob) => String::from_utf8_lossy(blob.value()).into_owned(),
@@ -168,7 +168,7 @@ impl Bench {
     }
 
     /// What is subscribed, the wildcard as `*`.
-    fn asks(&mut self, short: &str) -> String {
+    pub(super) fn asks(&mut self, short: &str) -> String {
         let wants = self.state.wanted_upstream();
         let Some(want) = wants.iter().find(|want| want.type_url == kind(short)) else { return String::new() };
         let wildcard = want.wildcard.then_some("*");

@@ -32,20 +32,23 @@
 //! a new stream: a server may take that as leave to stay silent, and held
 //! content would stay unconfirmed.
 
+mod naming;
 mod parts;
+mod passing;
 mod state;
 mod subscription;
 #[cfg(test)]
 mod tests;
 mod validate;
 
-use super::{Update, Want};
+use super::{Pass, Passed, Update, Want};
 use crate::breaks;
 use crate::xds::envelope::{Envelope, Request, RequestBody};
 use crate::xds::time::earliest;
 use crate::xds::{Moment, Name, Status, Timing, TypeUrl, Variant, code};
 use bytes::Bytes;
 use parts::Part;
+use passing::Passing;
 use state::TypeState;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -72,6 +75,8 @@ pub enum Heard {
     Rejected { type_url: TypeUrl, reason: String },
     /// Nobody asked for this type on this stream: ignored (C-010).
     Unasked { type_url: String },
+    /// It answers a request that was passed on, and is never acknowledged (C-193).
+    Passed { type_url: TypeUrl },
 }
 
 /// A message that is no response and cannot even be refused: the stream is of
@@ -110,6 +115,7 @@ pub struct ClientSession {
     last_heard: Option<Moment>,
     /// Of names and versions in one delta request.
     request_bytes: usize,
+    passing: Passing,
 }
 
 impl ClientSession {
@@ -125,6 +131,7 @@ impl ClientSession {
             silences: VecDeque::new(),
             last_heard: None,
             request_bytes: parts::MOST,
+            passing: Passing::default(),
         }
     }
 
@@ -213,6 +220,12 @@ impl ClientSession {
         self.types.entry(want.type_url.clone()).or_insert_with(new).set_want(want, held);
     }
 
+    /// Takes all requests that are to be passed on and have no answer yet, in
+    /// ascending order. Those that this stream does not know are written.
+    pub fn set_passes(&mut self, passes: &[Pass]) {
+        self.passing.set(passes);
+    }
+
     /// Takes one response message. Afterwards an update or a NACK may be due.
     pub fn handle_response(&mut self, now: Moment, message: Bytes) -> Result<Heard, Unreadable> {
         let read = match self.variant {
@@ -223,6 +236,10 @@ impl ClientSession {
             Ok(envelope) => (envelope.type_url.clone(), envelope.nonce.clone()),
             Err(error) => validate::salvage(message).ok_or(Unreadable(*error))?,
         };
+        if let Some(of) = self.passing.take_answer(now, &read) {
+            self.last_heard = Some(now);
+            return Ok(Heard::Passed { type_url: of });
+        }
         let asked = self.types.get_mut(&TypeUrl::new(&type_url));
         let Some(state) = asked.filter(|state| state.subscription.asked().is_some()) else {
             return Ok(Heard::Unasked { type_url });
@@ -287,14 +304,20 @@ impl ClientSession {
         self.silences.pop_front()
     }
 
-    /// The next request to write now: answers before asks, and types in the
-    /// order of C-104.
+    /// The answer to a request that was passed on.
+    pub fn poll_passed(&mut self) -> Option<Passed> {
+        self.passing.poll_answer()
+    }
+
+    /// The next request to write now: answers before asks, types in the order of
+    /// C-104, and then what is passed on.
     pub fn poll_request(&mut self, now: Moment) -> Option<Request> {
         let (variant, most) = (self.variant, self.request_bytes);
-        let mut request = self.types.values_mut().find_map(|state| match variant {
+        let of_type = self.types.values_mut().find_map(|state| match variant {
             Variant::Sotw => sotw_request(now, state),
             Variant::Delta => delta_request(now, state, most),
-        })?;
+        });
+        let mut request = of_type.or_else(|| self.passing.request(variant, self.node.is_some()))?;
         request.node = self.node.take();
         Some(request)
     }

@@ -6,7 +6,8 @@
 //!
 //! * Handlers: [`handle_ask`](ServerSession::handle_ask),
 //!   [`join`](ServerSession::join), [`offer`](ServerSession::offer),
-//!   [`written`](ServerSession::written)
+//!   [`written`](ServerSession::written); of a private group
+//!   [`offer_own`](ServerSession::offer_own), [`hear_passed`](ServerSession::hear_passed)
 //! * Poll: [`poll_output`](ServerSession::poll_output) after every handler and
 //!   at [`deadline`](ServerSession::deadline)
 //! * Getters: [`report`](ServerSession::report), [`explain`](ServerSession::explain)
@@ -20,6 +21,7 @@ mod broken;
 mod held;
 mod order;
 mod poll;
+mod private;
 mod report;
 mod request;
 mod speech;
@@ -29,10 +31,11 @@ mod tests;
 mod turn;
 mod verdict;
 
+pub use private::{Demand, Why};
 pub use report::{NameReport, State, TypeReport, Waiting};
 
 use crate::breaks;
-use crate::content::{Frame, Served, Store};
+use crate::content::{Frame, NameSet, Served, Store};
 use crate::session::Want;
 use crate::xds::ask::{Limits, Named};
 use crate::xds::node::NodeLimits;
@@ -41,6 +44,7 @@ use crate::xds::wire::Writer;
 use crate::xds::{Ask, Moment, Name, Node, Status, Timing, TypeUrl, code};
 use bytes::Bytes;
 use held::Held;
+use private::Private;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use subscription::Subscription;
@@ -128,7 +132,8 @@ pub enum HeardKind {
         received: Option<Moment>,
     },
     Nack(Status),
-    /// Health information or a debug type: not served (C-192, C-193).
+    /// Health information or a debug type: no subscription; passed on to the
+    /// upstream or dropped (C-192, C-193).
     Ignored,
 }
 
@@ -138,6 +143,12 @@ pub struct Granted {
     /// Types that are answered as if nothing existed: sensitive ones where the
     /// group's key does not contain the identity.
     pub refused: Vec<TypeUrl>,
+    /// Such types that this stream may ask for in a private group.
+    pub private: Vec<TypeUrl>,
+    /// Health information is passed on to the upstream (C-192).
+    pub health: bool,
+    /// So are debug types (C-193).
+    pub debug: bool,
 }
 
 /// Why a stream ends.
@@ -164,6 +175,9 @@ impl Rejection {
 #[derive(Clone, Debug)]
 pub enum Output {
     Want(Want),
+    /// What the stream asks of a private group is another: see
+    /// [`needs_own`](ServerSession::needs_own), [`next_demand`](ServerSession::next_demand).
+    Own,
     Send(Response),
     Close(Rejection),
 }
@@ -210,7 +224,13 @@ pub struct ServerSession {
     settings: Arc<Settings>,
     node: Option<KnownNode>,
     granted: Option<Granted>,
+    /// What the group serves …
+    group: Option<Arc<Served>>,
+    /// … what this stream has to do with a group of its own …
+    private: Option<Box<Private>>,
+    /// … and both, put together. It is to be done anew where it is `stale`.
     served: Option<Arc<Served>>,
+    stale: bool,
     types: BTreeMap<TypeUrl, TypeState>,
     nonce: u64,
     /// A response was made on this stream.
@@ -254,6 +274,10 @@ struct TypeState {
     /// No response of this type was made yet.
     silent: bool,
     refused: bool,
+    /// All of it is asked in a private group, and why.
+    own: Option<Why>,
+    /// Names of it that are.
+    apart: Arc<NameSet>,
     dirty: bool,
     wake: Option<Moment>,
     asked: Moment,
@@ -279,7 +303,10 @@ impl ServerSession {
             settings,
             node: None,
             granted: None,
+            group: None,
+            private: None,
             served: None,
+            stale: false,
             types: BTreeMap::new(),
             nonce: 0,
             spoke: false,
@@ -298,6 +325,7 @@ impl ServerSession {
         if type_url.kind() == Kind::Health && !breaks::on("C-192") {
             // It may come first, and its error is not a NACK (C-192).
             let node = if self.node.is_none() { self.learn(ask.node.as_ref())? } else { None };
+            self.pass_health(&type_url, &ask);
             return Ok(Heard { kind: HeardKind::Ignored, node });
         }
         let node = self.learn(ask.node.as_ref())?;
@@ -305,7 +333,7 @@ impl ServerSession {
             return Err(Rejection::invalid("no_node", "the first request of a stream must carry a node with an id"));
         }
         if type_url.kind() == Kind::Debug && !breaks::on("C-193") {
-            return Ok(Heard { kind: HeardKind::Ignored, node });
+            return Ok(Heard { kind: self.pass_debug(&type_url, &ask), node });
         }
         let first = !self.types.contains_key(&type_url);
         if first && self.types.len() >= MOST_TYPES {
@@ -329,16 +357,29 @@ impl ServerSession {
         self.wants.clear();
         for (type_url, state) in &mut self.types {
             state.refused = granted.refused.contains(type_url) && !breaks::on("C-198");
+            state.own = private::why(type_url, &state.subscription, &granted).filter(|_| !state.refused);
+            state.apart = Arc::default();
             state.dirty = true;
-            if !state.refused {
+            if !state.refused && state.own.is_none() {
                 self.wants.push_back(want(type_url, state));
             }
         }
         self.granted = Some(granted);
+        self.join_own();
     }
 
     /// The newest state of the group.
     pub fn offer(&mut self, now: Moment, served: &Arc<Served>) {
+        self.group = Some(served.clone());
+        if self.private.is_some() || served.apart {
+            self.stale = true;
+        } else {
+            self.show(now, served);
+        }
+    }
+
+    /// From now on this is what the stream is compared with.
+    fn show(&mut self, now: Moment, served: &Arc<Served>) {
         let before = self.served.replace(served.clone());
         for (type_url, state) in &mut self.types {
             let was = before.as_ref().and_then(|before| before.of(type_url));
@@ -379,6 +420,8 @@ impl TypeState {
             owed: false,
             silent: true,
             refused,
+            own: None,
+            apart: Arc::default(),
             dirty: true,
             wake: None,
             asked: now,

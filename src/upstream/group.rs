@@ -23,7 +23,7 @@ use super::stream::{Event, Loss, Opening, Stream};
 use crate::config::Speak;
 use crate::exchange::GroupHandle;
 use crate::session::client::Heard;
-use crate::session::{Update, Want};
+use crate::session::{Pass, Update, Want};
 use crate::transport::client::StreamEnd;
 use crate::transport::frame::FrameError;
 use crate::xds::time::earliest;
@@ -48,6 +48,8 @@ pub(super) struct Driver {
     /// The addresses better than that of `live` were full; they are asked again then.
     full_until: Moment,
     wants: Vec<Want>,
+    /// What is passed on over the live stream.
+    passes: Vec<Pass>,
     /// The wants may be others, and when they were last read.
     stale: bool,
     read: Option<Moment>,
@@ -76,6 +78,7 @@ impl Driver {
             not_before: Moment::START,
             full_until: Moment::START,
             wants: Vec::new(),
+            passes: Vec::new(),
             stale: true,
             read: None,
             told_problem: false,
@@ -116,6 +119,7 @@ impl Driver {
         }
         (self.stale, self.read) = (false, Some(now));
         self.wants = self.handle.wanted_upstream();
+        self.passes = self.handle.passes();
         // Never subscriptions (C-192, C-193).
         self.wants.retain(|want| !matches!(want.type_url.kind(), Kind::Health | Kind::Debug));
         for stream in self.live.iter_mut().chain(&mut self.next) {
@@ -168,7 +172,12 @@ impl Driver {
     }
 
     fn write_live(&mut self, now: Moment) {
-        let Self { live: Some(live), handle, shared, .. } = self else { return };
+        let Self { live: Some(live), handle, shared, passes, .. } = self else { return };
+        while let Some(passed) = live.session.poll_passed() {
+            passes.retain(|pass| pass.number != passed.number);
+            handle.passed(passed);
+        }
+        live.session.set_passes(passes);
         live.write(now, |request, session| {
             shared.metrics.asked(request);
             let type_url = TypeUrl::new(&request.type_url);
@@ -200,7 +209,7 @@ impl Driver {
         }
         let level = *self.level.borrow_and_update();
         let wanted = match &self.live {
-            None => self.wants.iter().any(|want| want.wildcard || !want.names.is_empty()),
+            None => !self.passes.is_empty() || self.wants.iter().any(|want| want.wildcard || !want.names.is_empty()),
             Some(live) => !self.serves_well(live) || live.site.priority > level && now >= self.full_until,
         };
         if self.live.is_none() && !self.told_problem {

@@ -89,6 +89,7 @@ impl Metrics {
                 (type_url.short(), "accepted")
             }
             Heard::Rejected { type_url, .. } => (type_url.short(), "rejected"),
+            Heard::Passed { type_url } => (type_url.short(), "passed"),
             Heard::Unasked { type_url } => (TypeUrl::new(type_url).short(), "unasked"),
         };
         self.responses.get_or_create(&Response { r#type: short, result }).inc();

@@ -80,6 +80,9 @@ static TABLE: &[Row] = &[
     row("istio.io/debug/config_dump", "debug", Kind::Debug, OTHER_RANK, false),
 ];
 
+/// What all of Istio's debug types begin with.
+const DEBUG: &str = "istio.io/debug/";
+static ANY_DEBUG: Row = row("", "debug", Kind::Debug, OTHER_RANK, false);
 static UNLISTED: Row = row("", "other", Kind::Other, OTHER_RANK, false);
 
 /// One xDS resource type. Cheap to clone; equal where the text is equal.
@@ -91,7 +94,8 @@ pub struct TypeUrl {
 
 impl TypeUrl {
     pub fn new(url: &str) -> Self {
-        let row = TABLE.iter().find(|row| row.url == url).unwrap_or(&UNLISTED);
+        let listed = TABLE.iter().find(|row| row.url == url);
+        let row = listed.unwrap_or(if url.starts_with(DEBUG) { &ANY_DEBUG } else { &UNLISTED });
         Self { url: url.into(), row }
     }
 

@@ -15,11 +15,11 @@ use std::time::{Duration, SystemTime};
 
 const SPIFFE: &str = "spiffe://mesh.example/ns/shop/sa/cart";
 
-struct Authority(Issuer<'static, KeyPair>);
+pub(super) struct Authority(Issuer<'static, KeyPair>);
 
 impl Authority {
     /// Writes `ca.pem`.
-    fn new(dir: &Path) -> Self {
+    pub(super) fn new(dir: &Path) -> Self {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let key = KeyPair::generate().unwrap();
@@ -27,7 +27,7 @@ impl Authority {
         Self(Issuer::new(params, key))
     }
 
-    fn issue(&self, dir: &Path, name: &str, san: SanType, lasts: Duration) -> Pair {
+    pub(super) fn issue(&self, dir: &Path, name: &str, san: SanType, lasts: Duration) -> Pair {
         let mut params = CertificateParams::default();
         params.subject_alt_names = vec![san];
         let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();

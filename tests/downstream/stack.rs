@@ -55,6 +55,7 @@ pub(super) fn policy(rules: Rules) -> Policy {
         rules: rules.into(),
         message_limit: Limit { bytes: 32 << 20, remedy: "raise --max-message-bytes" },
         identifier: "outpost-test".into(),
+        pass_debug: false,
     }
 }
 

@@ -384,6 +384,7 @@ impl World {
             match served.session.poll_output(self.now, store) {
                 None => return Ok(()),
                 Some(Output::Want(want)) => group.want(self.now, member, &want),
+                Some(Output::Own) => {}
                 Some(Output::Send(response)) => {
                     served.session.written(self.now);
                     let message = [&response.prefix("sim")[..], &response.frame.body[..]].concat();

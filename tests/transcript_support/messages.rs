@@ -12,6 +12,7 @@ pub const CLUSTER: &str = "type.googleapis.com/envoy.config.cluster.v3.Cluster";
 pub const LISTENER: &str = "type.googleapis.com/envoy.config.listener.v3.Listener";
 pub const ROUTE: &str = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration";
 pub const ENDPOINTS: &str = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment";
+pub const HEALTH: &str = "type.googleapis.com/istio.v1.HealthInformation";
 pub const RUNTIME: &str = "type.googleapis.com/envoy.service.runtime.v3.Runtime";
 const WRAPPER: &str = "type.googleapis.com/envoy.service.discovery.v3.Resource";
 
@@ -28,6 +29,11 @@ pub fn legacy_wildcard(type_url: &str) -> bool {
 
 pub fn full_state(type_url: &str) -> bool {
     [CLUSTER, LISTENER].contains(&type_url)
+}
+
+/// Each request has one answer, and nothing is a subscription.
+pub fn is_debug(type_url: &str) -> bool {
+    type_url.starts_with("istio.io/debug")
 }
 
 /// One length-delimited field.
@@ -191,7 +197,7 @@ pub fn response(said: Said<'_>) -> Bytes {
 
 /// Its name cannot be read from its bytes, or it says more than its bytes.
 fn needs_wrapper(type_url: &str, resource: &Resource) -> bool {
-    resource.ttl.is_some() || !type_url.contains("envoy.")
+    resource.ttl.is_some() || resource.uncached || !type_url.contains("envoy.") && !is_debug(type_url)
 }
 
 fn wrapper(resource: &Resource, version: &str, payload: protobuf::Any) -> Vec<u8> {
@@ -212,6 +218,7 @@ fn wrapper(resource: &Resource, version: &str, payload: protobuf::Any) -> Vec<u8
         name: if resource_name.is_some() { String::new() } else { resource.name.clone() },
         aliases: resource.aliases.clone(),
         ttl: resource.ttl.map(seconds),
+        cache_control: resource.uncached.then_some(discovery::resource::CacheControl { do_not_cache: true }),
         resource_name,
         ..Default::default()
     }

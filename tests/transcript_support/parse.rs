@@ -380,6 +380,7 @@ fn resource(word: &str) -> Result<Resource, String> {
         nobody: false,
         size: 0,
         only: None,
+        uncached: false,
         version: None,
     };
     for attribute in attributes.split(',').filter(|attribute| !attribute.is_empty()) {
@@ -391,6 +392,7 @@ fn resource(word: &str) -> Result<Resource, String> {
             "unknown" => resource.unknown = true,
             "heartbeat" => resource.heartbeat = true,
             "nobody" => resource.nobody = true,
+            "uncached" => resource.uncached = true,
             "size" => resource.size = bytes(value)?,
             "only" => {
                 resource.only = value.split_once(':').map(|(key, value)| (key.to_owned(), value.to_owned()));
@@ -501,6 +503,8 @@ fn upstream_request(words: &[String]) -> Result<UpstreamRequest, String> {
             request.initial = self::words(list);
         } else if let Some(list) = word.strip_prefix('[').and_then(|word| word.strip_suffix(']')) {
             request.subscribe.extend(self::words(list));
+        } else if word == "error" {
+            request.failing = true;
         } else if word == "plain" {
             request.plain = true;
         } else if word == "node(unknown)" {

@@ -8,10 +8,10 @@ use super::world::ControlPlane;
 use bytes::{Bytes, BytesMut};
 use outpost::content::Store;
 use outpost::exchange::{GroupState, MemberId};
-use outpost::group::{GroupKey, Rules, sensitive_types};
+use outpost::group::{GroupKey, Grouping, Rules, Secrets, SharedNode, sensitive_types};
 use outpost::session::client::{ClientSession, Output as Upward};
 use outpost::session::server::{
-    Granted, HeardKind, LegacyOff, Output as Downward, Rejection, Scope, ServerSession, Settings,
+    Demand, Granted, HeardKind, LegacyOff, Output as Downward, Rejection, Scope, ServerSession, Settings,
 };
 use outpost::xds::envelope::RequestBody;
 use outpost::xds::time::earliest;
@@ -26,6 +26,7 @@ pub struct Pure {
     store: Arc<Store>,
     settings: Arc<Settings>,
     rules: Rules,
+    pass_debug: bool,
     groups: BTreeMap<GroupKey, Group>,
     streams: BTreeMap<u32, Stream>,
     members: u64,
@@ -45,6 +46,9 @@ struct Stream {
     session: ServerSession,
     variant: Variant,
     place: Option<(GroupKey, MemberId)>,
+    /// The group of this stream alone, and the node that it presents.
+    own: Option<Group>,
+    presented: Bytes,
     out: VecDeque<Event>,
     stalled: bool,
     ended: bool,
@@ -54,9 +58,13 @@ struct Stream {
 impl Pure {
     pub fn new(setup: &Setup) -> Self {
         let mut settings = Settings::default();
+        let (mut grouping, mut secrets, mut pass_debug) = (Grouping::default(), Secrets::default(), false);
         for option in &setup.options {
             match option.iter().map(String::as_str).collect::<Vec<_>>()[..] {
                 ["transient-errors"] => settings.cold_errors = true,
+                ["secrets-for-all"] => secrets = Secrets::TrustNetwork,
+                ["debug-passed"] => pass_debug = true,
+                ["group", rule] => grouping = rule.parse().expect("a rule of groups"),
                 ["no-legacy-wildcard", prefix] => {
                     settings.legacy_off.push(LegacyOff { type_url: None, user_agent_prefix: prefix.to_owned() });
                 }
@@ -68,7 +76,8 @@ impl Pure {
             upstream: variant(setup.upstream),
             store: Store::new(),
             settings: settings.into(),
-            rules: Rules::default(),
+            rules: Rules::new(grouping, secrets, SharedNode::default()).expect("sound rules"),
+            pass_debug,
             groups: BTreeMap::new(),
             streams: BTreeMap::new(),
             members: 0,
@@ -81,7 +90,8 @@ impl Pure {
         for round in 0.. {
             assert!(round < 10_000, "no end of messages");
             let mut moved = false;
-            for group in self.groups.values_mut() {
+            let own = self.streams.values_mut().filter_map(|stream| stream.own.as_mut());
+            for group in self.groups.values_mut().chain(own) {
                 moved |= group.upward(self.now, self.upstream, &self.store, &mut self.world);
             }
             for (id, message) in self.world.take() {
@@ -100,7 +110,8 @@ impl Pure {
 
     fn control_plane_says(&mut self, id: u64, message: Bytes) {
         let of = |group: &&mut Group| group.line.as_ref().is_some_and(|(_, line)| *line == id);
-        let Some(group) = self.groups.values_mut().find(of) else { return };
+        let own = self.streams.values_mut().filter_map(|stream| stream.own.as_mut());
+        let Some(group) = self.groups.values_mut().chain(own).find(of) else { return };
         let Some((session, _)) = &mut group.line else { return };
         super::run::trace(|| format!("   v {:?}", outpost::xds::envelope::Envelope::read_delta(message.clone())));
         session.handle_response(self.now, message).expect("the control plane's response can be read");
@@ -114,12 +125,15 @@ impl Pure {
             return false;
         }
         let Some(group) = self.groups.get_mut(&key) else { return false };
+        let mut moved = stream.tend_own(self.now, member, &self.store, &self.settings, &mut self.world);
         stream.session.offer(self.now, &group.state.served());
-        let mut moved = false;
         while let Some(output) = stream.session.poll_output(self.now, &self.store) {
             moved = true;
             match output {
                 Downward::Want(want) => group.state.want(self.now, member, &want),
+                Downward::Own => {
+                    stream.tend_own(self.now, member, &self.store, &self.settings, &mut self.world);
+                }
                 Downward::Send(response) => {
                     let mut message = BytesMut::from(&response.prefix("outpost")[..]);
                     message.extend_from_slice(&response.frame.body);
@@ -143,7 +157,9 @@ impl Pure {
     }
 
     fn leave(&mut self, id: u32) {
-        let place = self.streams.get_mut(&id).and_then(|stream| stream.place.take());
+        let Some(stream) = self.streams.get_mut(&id) else { return };
+        stream.close_own(&mut self.world);
+        let place = stream.place.take();
         if let Some((key, member)) = place
             && let Some(group) = self.groups.get_mut(&key)
         {
@@ -171,8 +187,15 @@ impl Pure {
         let member = MemberId(self.members);
         let Some(stream) = self.streams.get_mut(&id) else { return };
         let before = stream.place.replace((assigned.key, member));
-        let refused = if assigned.sensitive_ok { Vec::new() } else { sensitive_types() };
-        stream.session.join(Granted { refused });
+        let trusted = self.rules.secrets() == Secrets::TrustNetwork;
+        stream.session.join(Granted {
+            refused: if assigned.sensitive_ok { Vec::new() } else { sensitive_types() },
+            private: Vec::new(),
+            health: trusted,
+            debug: trusted && self.pass_debug,
+        });
+        stream.close_own(&mut self.world);
+        stream.presented = node.presented().message();
         self.downward(id);
         if let Some((key, member)) = before
             && let Some(group) = self.groups.get_mut(&key)
@@ -184,11 +207,60 @@ impl Pure {
     fn deadline(&self) -> Option<Moment> {
         let streams = self.streams.values().filter(|stream| !stream.ended && !stream.stalled);
         let streams = streams.map(|stream| stream.session.deadline());
-        let groups = self.groups.values().map(|group| {
+        let own = self.streams.values().filter_map(|stream| stream.own.as_ref());
+        let groups = self.groups.values().chain(own).map(|group| {
             let line = group.line.as_ref().and_then(|(session, _)| session.deadline());
             earliest(group.state.deadline(self.now), line)
         });
         streams.chain(groups).fold(None, earliest)
+    }
+}
+
+impl Stream {
+    /// What the shell does for the group of one stream.
+    fn tend_own(
+        &mut self,
+        now: Moment,
+        member: MemberId,
+        store: &Arc<Store>,
+        settings: &Settings,
+        world: &mut ControlPlane,
+    ) -> bool {
+        if !self.session.needs_own() {
+            if self.own.is_some() {
+                self.close_own(world);
+                self.session.leave_own();
+                return true;
+            }
+            return false;
+        }
+        let mut moved = self.own.is_none();
+        let own = self.own.get_or_insert_with(|| {
+            let mut state = GroupState::private(now, store.clone(), &settings.timing);
+            if !world.reachable {
+                state.stream_lost(now, "the control plane cannot be reached".into());
+            }
+            Group { state, presented: self.presented.clone(), line: None, lists: HashMap::new() }
+        });
+        while let Some(demand) = self.session.next_demand() {
+            moved = true;
+            match demand {
+                Demand::Want(want) => own.state.want(now, member, &want),
+                Demand::Pass(pass) => own.state.pass(now, member, pass),
+            }
+        }
+        for passed in own.state.take_passed() {
+            moved = true;
+            self.session.hear_passed(passed);
+        }
+        self.session.offer_own(&own.state.served());
+        moved
+    }
+
+    fn close_own(&mut self, world: &mut ControlPlane) {
+        if let Some((_, id)) = self.own.take().and_then(|own| own.line) {
+            world.close(id);
+        }
     }
 }
 
@@ -199,7 +271,8 @@ impl Group {
         let _ = store;
         let wants = self.state.wanted_upstream();
         let mut moved = false;
-        if self.line.is_none() && world.reachable && wants.iter().any(|want| want.wildcard || !want.names.is_empty()) {
+        let wanted = wants.iter().any(|want| want.wildcard || !want.names.is_empty());
+        if self.line.is_none() && world.reachable && (wanted || !self.state.passes().is_empty()) {
             let id = world.open(wire(variant));
             let timing = outpost::xds::Timing::default();
             self.line = Some((ClientSession::new(variant, self.presented.clone(), &timing), id));
@@ -210,6 +283,11 @@ impl Group {
         let Some((session, id)) = &mut self.line else { return moved };
         for want in &wants {
             session.set_wanted(want, || self.state.held_versions(&want.type_url));
+        }
+        session.set_passes(self.state.passes());
+        while let Some(passed) = session.poll_passed() {
+            moved = true;
+            self.state.passed(now, passed);
         }
         while let Some(output) = session.poll_output(now) {
             moved = true;
@@ -255,6 +333,8 @@ impl Driver for Pure {
             session,
             variant: variant(wire),
             place: None,
+            own: None,
+            presented: Bytes::new(),
             out: VecDeque::new(),
             stalled: false,
             ended: false,
@@ -313,7 +393,8 @@ impl Driver for Pure {
         let end = self.now + most;
         let before = self.now;
         self.now = self.deadline().map_or(end, |deadline| deadline.max(before + Duration::from_millis(1)).min(end));
-        for group in self.groups.values_mut() {
+        let own = self.streams.values_mut().filter_map(|stream| stream.own.as_mut());
+        for group in self.groups.values_mut().chain(own) {
             group.state.tick(self.now);
             if let Some((session, _)) = &mut group.line {
                 session.tick(self.now);
@@ -331,7 +412,8 @@ impl Driver for Pure {
     fn reach(&mut self, up: bool) {
         self.world.reachable = up;
         if !up {
-            for group in self.groups.values_mut() {
+            let own = self.streams.values_mut().filter_map(|stream| stream.own.as_mut());
+            for group in self.groups.values_mut().chain(own) {
                 if let Some((_, id)) = group.line.take() {
                     self.world.close(id);
                     group.state.stream_lost(self.now, "the control plane hung up".into());

@@ -245,6 +245,8 @@ pub struct Resource {
     pub nobody: bool,
     pub size: usize,
     pub only: Option<(String, String)>,
+    /// The control plane says that it must not be cached.
+    pub uncached: bool,
     /// The upstream's version of it, where the transcript states one.
     pub version: Option<String>,
 }
@@ -293,6 +295,8 @@ pub struct UpstreamRequest {
     pub node_unknown: bool,
     /// Without nonce.
     pub plain: bool,
+    /// With an error.
+    pub failing: bool,
 }
 
 impl Script {

@@ -79,6 +79,8 @@ impl Socket {
             match option.iter().map(String::as_str).collect::<Vec<_>>()[..] {
                 ["transient-errors"] => words.push("--cold-errors".to_owned()),
                 ["secrets-for-all"] => words.push("--secrets=trustNetwork".to_owned()),
+                ["debug-passed"] => words.push("--debug-types=pass".to_owned()),
+                ["group", rule] => words.push(format!("--group={rule}")),
                 ["no-legacy-wildcard", prefix] => words.push(format!("--no-legacy-wildcard=agent={prefix}")),
                 _ => panic!("no option {option:?}"),
             }

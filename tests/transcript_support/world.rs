@@ -95,6 +95,7 @@ fn plain(name: &str) -> Resource {
         nobody: false,
         size: 0,
         only: None,
+        uncached: false,
         version: None,
     }
 }
@@ -304,9 +305,16 @@ impl ControlPlane {
     pub fn handle(&mut self, id: u64, message: Bytes) {
         let Some(stream) = self.streams.get_mut(&id) else { return };
         let Ok(asked) = Asked::read(stream.wire, message) else { return };
+        if asked.type_url == messages::HEALTH && stream.types.is_empty() {
+            // As istiod does: before a subscription nobody knows whose it is.
+            return;
+        }
         self.log.push(asked.clone());
         if let Some(node) = &asked.node {
             stream.node = node.clone();
+        }
+        if messages::is_debug(&asked.type_url) {
+            return self.debug(id, &asked);
         }
         let (wire, node) = (stream.wire, stream.node.clone());
         let state = stream.types.entry(asked.type_url.clone()).or_default();
@@ -351,6 +359,24 @@ impl ControlPlane {
         if state.owed {
             self.answer(id, &node, &asked.type_url);
         }
+    }
+
+    /// One answer to one request, whatever it was.
+    fn debug(&mut self, id: u64, asked: &Asked) {
+        let world = self.of(&asked.type_url).clone();
+        let Some(stream) = self.streams.get_mut(&id) else { return };
+        stream.nonces += 1;
+        let found = asked.names.iter().filter_map(|name| world.resources.get(name));
+        let said = Said {
+            wire: stream.wire,
+            type_url: &asked.type_url,
+            label: &world.label,
+            nonce: &format!("cp-{}", stream.nonces),
+            resources: found.map(|resource| (resource.clone(), version(resource))).collect(),
+            removed: Vec::new(),
+            errors: Vec::new(),
+        };
+        self.out.push((id, messages::response(said)));
     }
 
     /// Adds what a subscription makes due, then says it.
@@ -485,6 +511,7 @@ fn matches(asked: &Asked, wanted: &UpstreamRequest) -> bool {
     asked.type_url == wanted.type_url
         && wanted.error.is_none_or(|error| answers && asked.error == error)
         && (!wanted.plain || !answers)
+        && (!wanted.failing || asked.error)
         && wanted.subscribe.iter().all(|name| asked.names.contains(name))
         && wanted.unsubscribe.iter().all(|name| asked.unsubscribe.contains(name))
         && wanted.initial.iter().all(|name| asked.initial.contains_key(name))

@@ -651,7 +651,7 @@ impl World {
                 self.newest.insert(type_url, nonce);
             }
             Heard::Rejected { .. } => drop(self.newest.insert(type_url, nonce)),
-            Heard::Unasked { .. } => {}
+            Heard::Unasked { .. } | Heard::Passed { .. } => {}
         }
         self.collect();
     }

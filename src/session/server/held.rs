@@ -238,7 +238,8 @@ impl Held {
         if excepted {
             self.judge_exceptions(reach, &to, view, &mut said);
         }
-        if moves && !excepted && wildcard && view.subscription.names().is_empty() {
+        let plain = wildcard && view.subscription.names().is_empty() && view.served.apart.is_empty();
+        if moves && !excepted && plain {
             said.shared = Some((from, to.clone()));
         } else if moves {
             self.judge_tree(&from, &to, view, &mut said);
@@ -330,10 +331,10 @@ impl Held {
         let diff = view.look.store.diff(from, to);
         let names = view.subscription.names();
         let few = names.len() * 4 < diff.changed.len();
-        if view.subscription.wildcard() || !view.subscription.globs().is_empty() || !few {
+        if view.takes_all || view.subscription.wildcard() || !view.subscription.globs().is_empty() || !few {
             for change in &diff.changed {
                 let aliases = change.to.as_ref().or(change.from.as_ref()).map_or(&[][..], |entry| entry.aliases());
-                if view.subscription.covers(&change.name, aliases) {
+                if view.covers(&change.name, aliases) {
                     self.judge_change(change, view, said);
                 }
             }

@@ -5,13 +5,13 @@
 
 use super::held::Reach;
 use super::poll::Look;
-use super::verdict::View;
+use super::verdict::{Target, View};
 use super::{TypeState, TypeUrl};
 use crate::breaks;
 use crate::content;
-use crate::xds::Moment;
 use crate::xds::time::earliest;
 use crate::xds::types::{Kind, Variant};
+use crate::xds::{Moment, Name};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -120,7 +120,9 @@ impl TypeState {
     /// unknown (C-036, C-138).
     pub(super) fn word_is_known(&self, type_url: &TypeUrl, variant: Variant, view: &View<'_>) -> bool {
         if view.subscription.wildcard() {
-            return view.served.complete && !view.served.wildcard_awaited || breaks::on("C-138");
+            let known = |name: &Name| !matches!(view.target(name), Target::Unknown);
+            let apart = variant == Variant::Delta || view.served.apart.iter().all(known);
+            return view.served.complete && !view.served.wildcard_awaited && apart || breaks::on("C-138");
         }
         variant == Variant::Delta
             || !type_url.full_state()
@@ -132,7 +134,7 @@ impl TypeState {
     /// has said nothing, although it answers: it may never say that they do not
     /// exist, and the others are not to wait for that (C-120).
     pub(super) fn silence_speaks(&self, view: &View<'_>) -> Option<Moment> {
-        let served = view.look.served;
+        let served = view.look.line;
         let answers = served.upstream == content::Reach::Answering && view.knows_some();
         answers.then(|| self.asked.max(served.upstream_since) + view.look.settings.timing.absent)
     }

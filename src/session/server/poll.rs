@@ -31,6 +31,9 @@ pub(super) struct Look<'a> {
     pub(super) settings: &'a Settings,
     pub(super) served: &'a Served,
     pub(super) store: &'a Store,
+    /// Whether the upstream of what is looked at answers: that of the group, or of
+    /// the private one.
+    pub(super) line: &'a Served,
     /// A name that cannot be answered is an error, with this text (T-10).
     pub(super) unavailable: Option<&'a str>,
 }
@@ -56,8 +59,17 @@ struct Draft {
 impl ServerSession {
     /// The next thing to do; `None` until a handler or the deadline brings more.
     pub fn poll_output(&mut self, now: Moment, store: &Store) -> Option<Output> {
+        if std::mem::take(&mut self.stale) {
+            self.compose(now, store);
+        }
         if let Some(want) = self.wants.pop_front() {
             return Some(Output::Want(want));
+        }
+        if self.own_changed() {
+            return Some(Output::Own);
+        }
+        if self.private.is_some() && self.outbox.is_empty() {
+            self.say_passed();
         }
         if self.outbox.is_empty() {
             let served = self.served.clone().filter(|_| self.granted.is_some())?;
@@ -86,13 +98,28 @@ impl ServerSession {
     /// Looks at every type until one fills the outbox.
     fn evaluate(&mut self, now: Moment, served: &Served, store: &Store) -> Option<Rejection> {
         self.wake = None;
-        let unavailable = match self.cold(now, served) {
-            Some(reason) if self.settings.cold_errors => Some(reason),
-            Some(reason) => return Some(Rejection::new(code::UNAVAILABLE, "cold", &*reason)),
-            None => None,
+        let own = self.own_served().cloned();
+        let lines = [Some(served), own.as_deref()];
+        let mut unavailable = [None, None];
+        for (private, line) in [false, true].into_iter().zip(lines) {
+            match line.and_then(|line| self.cold(now, served, line, private)) {
+                Some(reason) if !self.settings.cold_errors => {
+                    return Some(Rejection::new(code::UNAVAILABLE, "cold", &*reason));
+                }
+                reason => unavailable[usize::from(private)] = reason,
+            }
+        }
+        let (settings, variant) = (self.settings.clone(), self.variant);
+        let look = |private: bool| Look {
+            now,
+            variant,
+            settings: &settings,
+            served,
+            store,
+            line: lines[usize::from(private)].unwrap_or(served),
+            unavailable: unavailable[usize::from(private)].as_deref(),
         };
-        let (settings, unavailable) = (self.settings.clone(), unavailable.as_deref());
-        let look = Look { now, variant: self.variant, settings: &settings, served, store, unavailable };
+        let (look, own_look) = (look(false), look(true));
         // Removals look at whether a referring type was looked at, and come
         // before it: where that held them back, look once more.
         for _ in 0..2 {
@@ -102,7 +129,8 @@ impl ServerSession {
                 types.reverse();
             }
             for type_url in types {
-                self.look_at(&type_url, &look, &mut others);
+                let private = own.is_some() && self.types.get(&type_url).is_some_and(|state| state.own.is_some());
+                self.look_at(&type_url, if private { &own_look } else { &look }, &mut others);
                 if !self.outbox.is_empty() {
                     // More may wait behind this one; the caller polls until `None`.
                     return None;
@@ -119,9 +147,10 @@ impl ServerSession {
 
     /// The reason, if this stream never had a response, waits for a type of
     /// which nothing is held, and has waited its grace (C-127).
-    fn cold(&mut self, now: Moment, served: &Served) -> Option<Arc<str>> {
-        let content::Reach::Silent { since, reason } = &served.upstream else { return None };
-        if breaks::on("C-137") {
+    /// `line` is the group's, or that of the private one and its types.
+    fn cold(&mut self, now: Moment, served: &Served, line: &Served, private: bool) -> Option<Arc<str>> {
+        let content::Reach::Silent { since, reason } = &line.upstream else { return None };
+        if breaks::on("C-137") || private && breaks::on("C-148") {
             return Some(reason.clone());
         }
         if self.spoke && !self.settings.cold_errors || breaks::on("C-127") {
@@ -129,7 +158,8 @@ impl ServerSession {
         }
         let waiting = self.types.iter().filter(|(type_url, state)| {
             let cold = served.of(type_url).is_none_or(|held| held.tree.is_empty() && !held.complete);
-            cold && state.silent && !state.refused && !state.subscription.is_empty()
+            let concerned = state.own.is_some() == private && !state.refused;
+            cold && concerned && state.silent && !state.subscription.is_empty()
         });
         let asked = waiting.map(|(_, state)| state.asked).min()?;
         let deadline = asked.max(*since) + self.settings.timing.cold_grace;
@@ -155,6 +185,7 @@ impl ServerSession {
             subscription: &state.subscription,
             served: of,
             refused: state.refused,
+            takes_all: state.takes_all(),
             may_remove: removal.allowed,
         };
         if let Some(stated) = state.stated.take_if(|_| !state.subscription.wildcard() || of.complete) {

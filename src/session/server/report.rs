@@ -1,6 +1,6 @@
 //! What can be told about a stream.
 
-use super::{ServerSession, TypeState};
+use super::{ServerSession, TypeState, Why};
 use crate::content::{Reach, Served, ServedType};
 use crate::xds::{Kind, Moment, Status, TypeUrl};
 
@@ -47,6 +47,8 @@ pub struct TypeReport {
     pub acked: Option<Moment>,
     pub nacked: Option<(Moment, Status)>,
     pub waiting: Option<(Waiting, Moment)>,
+    /// It, or names of it, are asked in a private group.
+    pub private: Option<Why>,
 }
 
 /// One name on one stream.
@@ -100,6 +102,7 @@ impl ServerSession {
             acked: state.facts.acked,
             nacked: state.facts.nacked.clone(),
             waiting,
+            private: state.private(),
         }
     }
 
@@ -123,7 +126,8 @@ impl ServerSession {
         }
         let of = served.and_then(|served| served.of(type_url));
         if state.owed || state.lacks_word(of.map(|of| &**of)) {
-            let reason = match served.map(|served| &served.upstream) {
+            let own = self.own_served().filter(|_| state.private().is_some());
+            let reason = match own.map(|own| &own.upstream).or(served.map(|served| &served.upstream)) {
                 Some(Reach::Silent { reason, .. }) => Some(reason.to_string()),
                 _ => None,
             };

@@ -5,7 +5,7 @@ use super::held::Exception;
 use super::subscription::{self, Shift};
 use super::turn::Answers;
 use super::verdict::Has;
-use super::{HeardKind, KnownNode, Rejection, Scope, ServerSession, TypeState, want};
+use super::{HeardKind, KnownNode, Rejection, Scope, ServerSession, TypeState};
 use crate::breaks;
 use crate::content::Store;
 use crate::xds::ask::Change;
@@ -209,8 +209,8 @@ impl ServerSession {
             asked.retain(|name| state.held.entry(name).is_none());
         }
         state.held.ask(asked);
-        if joined && !state.refused && (shift.moved || first) {
-            self.wants.push_back(want(type_url, state));
+        if joined && (shift.moved || first) {
+            self.restate(type_url, first);
         }
     }
 }

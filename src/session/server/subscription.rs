@@ -76,6 +76,15 @@ impl Subscription {
         self.by_set(name) || self.by_name(name, aliases)
     }
 
+    /// Those of `names` that are covered.
+    pub(super) fn among(&self, names: &Arc<NameSet>, store: &Store) -> Arc<NameSet> {
+        if names.is_empty() || self.wildcard {
+            return names.clone();
+        }
+        let covered: Vec<Name> = names.iter().filter(|name| self.covers(name, &[])).cloned().collect();
+        if covered.is_empty() { Arc::default() } else { store.names(covered) }
+    }
+
     pub(super) fn globs(&self) -> &[Name] {
         &self.globs
     }
@@ -143,6 +152,8 @@ impl Subscription {
         }
         let gone: HashSet<&Name> = unsubscribe.iter().collect();
         shift.asked.retain(|name| !gone.contains(name));
+        // Who asks for names with it has an answer coming.
+        shift.nothing &= shift.asked.is_empty();
         if subscribes || !shift.dropped.is_empty() {
             let kept = before.iter().filter(|name| !gone.contains(name));
             self.set_names(kept.chain(&shift.asked).cloned().collect(), store);

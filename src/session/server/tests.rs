@@ -66,7 +66,7 @@ impl Bench {
         let mut said = Vec::new();
         while let Some(output) = self.session.poll_output(self.now, &self.store) {
             match output {
-                Output::Want(_) => {}
+                Output::Want(_) | Output::Own => {}
                 Output::Close(rejection) => said.push(format!("end {}", rejection.code)),
                 Output::Send(response) => {
                     self.session.written(self.now);

@@ -56,6 +56,8 @@ pub(super) struct View<'a> {
     pub(super) served: &'a ServedType,
     /// The type is refused: every name is absent.
     pub(super) refused: bool,
+    /// Whatever is served is for this stream, under whatever name (C-196).
+    pub(super) takes_all: bool,
     /// Removals may go out (C-105).
     pub(super) may_remove: bool,
 }
@@ -122,6 +124,10 @@ impl<'a> View<'a> {
         }
     }
 
+    pub(super) fn covers(&self, name: &str, aliases: &[Name]) -> bool {
+        self.takes_all || self.subscription.covers(name, aliases)
+    }
+
     /// There is no word on a subscribed name, or its word is awaited.
     pub(super) fn lacks_word(&self) -> bool {
         self.subscription.names().look_up(&self.served.tree).any(|(name, entry)| {
@@ -168,7 +174,9 @@ impl<'a> View<'a> {
     pub(super) fn compare(&self, name: &Name, has: &Has, target: &Target<'_>) -> Verdict {
         let named = || self.subscription.by_name(name, &[]);
         let gone = || if self.may_remove { Verdict::Remove } else { Verdict::Withhold };
-        let vanished = || self.subscription.by_set(name) && self.served.complete_for(self.subscription);
+        // Of what must not be kept the tree says nothing (C-145).
+        let kept = || self.served.apart.is_empty() || !self.served.apart.contains(name);
+        let vanished = || self.subscription.by_set(name) && self.served.complete_for(self.subscription) && kept();
         match (has, target) {
             (Has::Present(held), Target::Present(entry)) if held.id() == entry.id() => Verdict::InStep,
             (Has::Stated(_), Target::Present(_)) if target.is_stated(has) => Verdict::InStep,

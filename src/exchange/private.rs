@@ -1,0 +1,115 @@
+//! Private groups: each has one stream as its member, and an upstream stream of
+//! its own.
+//!
+//! They stand apart from all others: no listing, no gauge of content and no rule
+//! finds one, so that what is in it reaches its member only. A private group goes
+//! with its member, at once. Each costs a stream at the control plane, so there
+//! are so many [`Place`]s and no more; who finds none waits for its turn.
+
+use super::slot::{Inner, Slot};
+use super::{Exchange, GroupHandle, GroupState, Member, MemberId, Waker};
+use crate::group::GroupKey;
+use crate::session::Pass;
+use crate::xds::Kind;
+use crate::xds::node::Presented;
+use dashmap::DashMap;
+use prometheus_client::metrics::counter::Counter;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// How many there may be, unless told otherwise.
+pub const MOST_PRIVATE: usize = 10_000;
+
+/// The place of one private group.
+#[derive(Debug)]
+pub struct Place(#[expect(dead_code, reason = "it is given back when it is dropped")] OwnedSemaphorePermit);
+
+#[derive(Debug, Default)]
+pub(super) struct Private {
+    slots: DashMap<GroupKey, Arc<Slot>>,
+    /// How many there may be, and the places that are free.
+    places: OnceLock<(usize, Arc<Semaphore>)>,
+    pub(super) counts: Counts,
+}
+
+/// What is counted of them.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Counts {
+    pub(super) full: Counter,
+    pub(super) health: Counter,
+    pub(super) debug: Counter,
+}
+
+impl Private {
+    pub(super) fn slots(&self) -> &DashMap<GroupKey, Arc<Slot>> {
+        &self.slots
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    pub(super) fn forget(&self, key: &GroupKey) {
+        if key.is_private() {
+            self.slots.remove(key);
+        }
+    }
+
+    pub(super) fn passes(&self, pass: &Pass) {
+        let counter = if pass.type_url.kind() == Kind::Health { &self.counts.health } else { &self.counts.debug };
+        counter.inc();
+    }
+
+    fn places(&self) -> &(usize, Arc<Semaphore>) {
+        self.places.get_or_init(|| (MOST_PRIVATE, Arc::new(Semaphore::new(MOST_PRIVATE))))
+    }
+}
+
+impl Exchange {
+    /// There may be so many private groups. To be said before the first one is
+    /// asked for.
+    pub fn limit_private(&self, most: usize) {
+        let most = most.min(Semaphore::MAX_PERMITS);
+        let _ = self.private.places.set((most, Arc::new(Semaphore::new(most))));
+    }
+
+    /// How many private groups there may be.
+    pub fn most_private(&self) -> usize {
+        self.private.places().0
+    }
+
+    /// A place for a private group, if one is free.
+    pub fn try_place(&self) -> Option<Place> {
+        let place = self.private.places().1.clone().try_acquire_owned().ok().map(Place);
+        if place.is_none() {
+            self.private.counts.full.inc();
+        }
+        place
+    }
+
+    /// Resolves when there is a place: first come, first served.
+    pub fn next_place(&self) -> impl Future<Output = Option<Place>> + Send + 'static {
+        let places = self.private.places().1.clone();
+        // It fails only when the places are closed, which nobody does.
+        async move { places.acquire_owned().await.ok().map(Place) }
+    }
+
+    /// A stream gets a group of its own, which presents `presented` upstream.
+    pub fn join_private(self: &Arc<Self>, place: Place, presented: Presented, waker: Waker) -> Member {
+        let presented = self.extensions.share(presented);
+        let number = self.members.fetch_add(1, Ordering::Relaxed) + 1;
+        let (id, key, now) = (MemberId(number), GroupKey::private(number), self.clock.now());
+        let state = GroupState::private(now, self.store.clone(), &self.timing);
+        let slot = Arc::new(Slot::new(key.clone(), Inner::new(state, now)));
+        slot.lock().join(id, presented, waker);
+        self.private.slots.insert(key, slot.clone());
+        self.act(&slot, |_, _| ());
+        Member { id, group: GroupHandle { exchange: self.clone(), slot }, _place: Some(place) }
+    }
+
+    /// A node as groups present it: what is long and equal in many is held once.
+    pub fn share(&self, presented: Presented) -> Presented {
+        self.extensions.share(presented)
+    }
+}
