@@ -49,6 +49,8 @@ pub struct Sources {
     pub facts: Box<dyn Fn() -> Facts + Send + Sync>,
     /// What sidecars are shown, where there is TLS.
     pub certificate: Box<dyn Fn() -> Option<Certificate> + Send + Sync>,
+    /// Why what the files say now is not served, where they are the upstream.
+    pub files: Box<dyn Fn() -> Option<String> + Send + Sync>,
     /// All streams, or those of one node id.
     pub clients: Source<Option<String>, Vec<Client>>,
     pub groups: Source<(), Vec<Group>>,
@@ -130,7 +132,8 @@ async fn readyz(State(sources): Shared, Query(query): Query<Verbose>) -> (Status
         return (status, format!("{}\n", facts.verdict()));
     }
     let certificate = (sources.certificate)().map(|certificate| certificate.explain());
-    (status, certificate.unwrap_or_default() + &facts.explain())
+    let files = (sources.files)().map(|problem| format!("[!]files are not valid: {problem}\n"));
+    (status, certificate.unwrap_or_default() + &files.unwrap_or_default() + &facts.explain())
 }
 
 #[derive(Deserialize)]

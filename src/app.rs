@@ -20,7 +20,7 @@ use crate::downstream::{self, Downstream, Parts, Policy, SettingsError};
 use crate::exchange::Exchange;
 use crate::logs::Levels;
 use crate::transport::server::{self, BindError, Listen};
-use crate::upstream::{self, SetupError, Upstream};
+use crate::upstream::{self, Files, SetupError, Source, Upstream};
 use crate::xds::Timing;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
@@ -73,7 +73,7 @@ pub enum StartError {
 pub struct Running {
     admin: SocketAddr,
     downstream: Arc<Downstream>,
-    upstream: Arc<Upstream>,
+    upstream: Source,
     exchange: Arc<Exchange>,
     store: Arc<Store>,
     draining: Arc<AtomicBool>,
@@ -95,13 +95,7 @@ pub async fn start(config: Config, options: Options) -> Result<Running, StartErr
     registry.register("build", "The program that runs", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
     exchange.limit_private(config.downstream.private_groups);
     exchange.register(&mut registry);
-    let upstream = Upstream::new(
-        &config.upstream,
-        upstream_settings,
-        exchange.clone(),
-        clock.clone(),
-        upstream::Metrics::register(&mut registry),
-    )?;
+    let upstream = source(&config, upstream_settings, &exchange, &clock, &mut registry)?;
     let listener = admin::bind(config.admin).await?;
     let admin = listener.local_addr().unwrap_or(config.admin.address);
     let below = registry.sub_registry_with_prefix("downstream");
@@ -153,11 +147,27 @@ pub async fn start(config: Config, options: Options) -> Result<Running, StartErr
     })
 }
 
+/// The control plane, or the files in its place.
+fn source(
+    config: &Config,
+    settings: upstream::Settings,
+    exchange: &Arc<Exchange>,
+    clock: &Clock,
+    registry: &mut Registry,
+) -> Result<Source, SetupError> {
+    let (exchange, clock) = (exchange.clone(), clock.clone());
+    if let Some(directory) = &config.files {
+        return Ok(Source::Files(Files::new(directory, exchange, clock, registry)));
+    }
+    let metrics = upstream::Metrics::register(registry);
+    Ok(Source::ControlPlane(Upstream::new(&config.upstream, settings, exchange, clock, metrics)?))
+}
+
 /// What the admin endpoint answers with.
 fn sources(
     registry: Registry,
     facts: impl Fn() -> Facts + Send + Sync + 'static,
-    (downstream, upstream, exchange): (&Arc<Downstream>, &Arc<Upstream>, &Arc<Exchange>),
+    (downstream, upstream, exchange): (&Arc<Downstream>, &Source, &Arc<Exchange>),
     clock: &Clock,
     configuration: &Arc<reload::State>,
     levels: &Levels,
@@ -166,6 +176,7 @@ fn sources(
         registry,
         facts: Box::new(facts),
         certificate: reports::certificate(downstream.clone()),
+        files: reports::files(upstream.clone()),
         clients: reports::clients(downstream.clone(), clock.clone()),
         groups: reports::groups(exchange.clone(), clock.clone()),
         upstreams: reports::upstreams(upstream.clone(), clock.clone()),
@@ -179,13 +190,14 @@ fn sources(
 fn facts(
     draining: Arc<AtomicBool>,
     exchange: Arc<Exchange>,
-    upstream: Arc<Upstream>,
+    upstream: Source,
 ) -> impl Fn() -> Facts + Clone + Send + Sync + 'static {
     move || Facts {
         listening: true,
         draining: draining.load(Ordering::Relaxed),
         holding: exchange.holds_a_snapshot(),
         connected: upstream.is_connected(),
+        files: upstream.files().is_some(),
     }
 }
 
@@ -229,7 +241,7 @@ impl Running {
         &self.store
     }
 
-    pub fn upstream(&self) -> &Arc<Upstream> {
+    pub fn upstream(&self) -> &Source {
         &self.upstream
     }
 

@@ -46,6 +46,8 @@ pub struct Config {
     pub identifier: String,
     pub downstream: Downstream,
     pub upstream: Upstream,
+    /// In the place of the upstream.
+    pub files: Option<PathBuf>,
     /// Node and identity → group.
     pub rules: Arc<Rules>,
     pub protocol: Protocol,
@@ -163,7 +165,8 @@ pub struct PeerLimits {
 /// The managed control plane.
 #[derive(Clone, Debug)]
 pub struct Upstream {
-    /// Sorted by priority; 0 is tried first. At least one.
+    /// Sorted by priority; 0 is tried first. At least one, unless files stand in
+    /// its place.
     pub endpoints: Vec<Endpoint>,
     /// `None`: plaintext.
     pub tls: Option<ClientTls>,

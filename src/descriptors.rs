@@ -29,7 +29,6 @@ pub use read::{Encoded, Wrong, Wrongs, from_json};
 pub use redact::redact;
 pub use show::{to_json, to_redacted_json};
 
-#[cfg_attr(not(test), expect(unused_imports, reason = "the files upstream is next"))]
 pub(crate) use read::read;
 
 use flate2::read::GzDecoder;

@@ -422,6 +422,23 @@ impl GroupHandle {
         applied
     }
 
+    /// See [`GroupState::answer`].
+    pub fn answer(&self, mut say: impl FnMut(Moment, &GroupState, &[Want]) -> Vec<Update>) {
+        let done = self.act(|inner, now| inner.state_mut().answer(now, |group, wants| say(now, group, wants)));
+        for (type_url, applied) in done {
+            self.exchange.metrics.committed(&type_url, applied, Duration::ZERO);
+            if applied.changed > 0 {
+                let names = applied.changed;
+                tracing::debug!(group = %self.key(), type_url = type_url.short(), names, "snapshot changed");
+            }
+        }
+    }
+
+    /// Is it that very group, and not another that came under its key?
+    pub fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.slot, &other.slot)
+    }
+
     /// See [`GroupState::stream_opened`].
     pub fn stream_opened(&self, address: Arc<str>) {
         self.act(|inner, now| inner.state_mut().stream_opened(now, address));

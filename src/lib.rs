@@ -17,7 +17,7 @@
 //! # The path of a change
 //!
 //! ```text
-//!            managed control plane
+//!            managed control plane, or files
 //!                     │ response
 //!  upstream     ClientSession: checks the envelope, makes an Update ─┐ ACK after commit
 //!                     │                                              │
@@ -47,7 +47,8 @@
 //! Then the wiring and, last, the sockets.
 //!
 //! 7. [`exchange`]: all groups, in process
-//! 8. [`upstream`]: drives client sessions over few connections
+//! 8. [`upstream`]: drives client sessions over few connections, or serves a
+//!    directory of [`files`]
 //! 9. [`downstream`]: drives server sessions, one task a stream
 //! 10. [`transport`]: HTTP/2, gRPC frames, TLS
 //! 11. [`config`], [`cli`], [`admin`], [`logs`]: the operator's side, and [`descriptors`]
@@ -78,6 +79,7 @@ pub mod demo;
 pub mod descriptors;
 pub mod downstream;
 pub mod exchange;
+pub mod files;
 pub mod group;
 pub mod logs;
 pub mod proto;

@@ -6,6 +6,7 @@
 //! * [`group`]: what a group needs of them; [`doubts`]: where two of them overlap
 //! * [`metadata`]: what is sent with each stream
 //! * [`report`], [`metrics`]: what can be seen; [`probe`]: one try of each address
+//! * [`files`](mod@files): a directory in the place of a control plane
 //!
 //! Promise: loss of the upstream changes nothing that is held (C-137); every
 //! end of a stream, a clean one too, leads to another try; a fleet of groups does
@@ -14,6 +15,7 @@
 mod admission;
 mod backoff;
 mod doubts;
+pub mod files;
 mod group;
 mod metadata;
 mod metrics;
@@ -24,6 +26,7 @@ mod report;
 mod stream;
 
 pub use backoff::{Backoff, Ended, Waits};
+pub use files::{Files, FilesReport};
 pub use metadata::MetadataError;
 pub use metrics::Metrics;
 pub use pool::Keeping;
@@ -89,6 +92,39 @@ struct Shared {
     timing: Timing,
     waits: Waits,
     speak: config::Speak,
+}
+
+/// Where the content of all groups comes from. Each drives the same commit.
+#[derive(Clone, Debug)]
+pub enum Source {
+    ControlPlane(Arc<Upstream>),
+    Files(Arc<Files>),
+}
+
+impl Source {
+    /// Drives all groups until it is dropped.
+    pub async fn run(self) {
+        match self {
+            Self::ControlPlane(upstream) => upstream.run().await,
+            Self::Files(files) => files.run().await,
+        }
+    }
+
+    /// It can answer: a connection stands, or files were read.
+    pub fn is_connected(&self) -> bool {
+        match self {
+            Self::ControlPlane(upstream) => upstream.is_connected(),
+            Self::Files(files) => files.is_loaded(),
+        }
+    }
+
+    /// The directory, where that is the source.
+    pub fn files(&self) -> Option<FilesReport> {
+        match self {
+            Self::ControlPlane(_) => None,
+            Self::Files(files) => Some(files.report()),
+        }
+    }
 }
 
 /// One task for each group that needs a stream.

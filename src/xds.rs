@@ -14,6 +14,7 @@ pub mod ask;
 pub mod cluster;
 pub mod envelope;
 pub mod name;
+pub mod naming;
 pub mod node;
 pub mod time;
 pub mod token;

@@ -126,7 +126,6 @@ pub(crate) fn read(text: &str) -> (Option<Node>, Vec<Fault>) {
 
 /// Every document of `text`, with aliases replaced by what they stand for;
 /// nothing where reading ended with a fault.
-#[cfg_attr(not(test), expect(dead_code, reason = "the files upstream is next"))]
 pub(crate) fn read_all(text: &str) -> (Vec<Node>, Vec<Fault>) {
     let mut reader = Reader::new(text, DEEPEST_RESOURCE);
     reader.anchors = Some(HashMap::new());

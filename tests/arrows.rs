@@ -20,10 +20,14 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("group", &["xds"]),
     ("session", &["content", "xds"]),
     ("config", &["group", "yaml", "xds"]),
+    ("files", &["descriptors", "yaml", "xds"]),
     ("logs", &["config", "clock", "xds"]),
     ("exchange", &["session", "group", "content", "clock", "xds"]),
     ("admin", &["exchange", "session", "group", "config", "content", "clock", "xds"]),
-    ("upstream", &["transport", "exchange", "session", "group", "config", "content", "quiet", "clock", "xds", "proto"]),
+    (
+        "upstream",
+        &["transport", "files", "exchange", "session", "group", "config", "content", "quiet", "clock", "xds", "proto"],
+    ),
     (
         "downstream",
         &["transport", "exchange", "session", "group", "config", "content", "quiet", "clock", "xds", "proto"],
@@ -48,7 +52,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ),
     ("bench", &["app", "transport", "config", "group", "content", "clock", "xds", "proto"]),
     ("demo", &["bench", "app", "admin", "transport", "config", "group", "content", "clock", "xds", "proto"]),
-    ("cli", &["bench", "demo", "admin", "upstream", "transport", "config", "group", "xds", "clock"]),
+    ("cli", &["bench", "demo", "admin", "upstream", "files", "transport", "config", "group", "xds", "clock"]),
     ("main", &["app", "cli", "demo", "config", "logs", "transport"]),
 ];
 

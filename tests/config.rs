@@ -122,7 +122,7 @@ outpost: the configuration is not valid:
   o.yaml:7:10: downstream.drain: expected a span of time such as 30s, found a number
       7 |   drain: 30
         |          ^^
-  o.yaml:9:3: upstream.addresses is missing; name the control plane, such as istiod.example:15012
+  o.yaml:9:3: upstream.addresses is missing; name the control plane, such as istiod.example:15012, or a directory with upstream.files
       9 |   addresses: []
         |   ^^^^^^^^^
 ";

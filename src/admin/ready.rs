@@ -37,8 +37,11 @@ pub struct Facts {
     pub draining: bool,
     /// At least one snapshot is held.
     pub holding: bool,
-    /// A connection to an upstream stands: TLS and HTTP/2 handshakes are done.
+    /// A connection to an upstream stands: TLS and HTTP/2 handshakes are done; or
+    /// files were read in its place.
     pub connected: bool,
+    /// Files stand in the place of an upstream.
+    pub files: bool,
 }
 
 impl Facts {
@@ -65,10 +68,12 @@ impl Facts {
             (
                 may(self.connected),
                 "upstream",
-                match (self.connected, self.holding) {
-                    (true, _) => "connected",
-                    (false, true) => "not connected; what is held is served",
-                    (false, false) => "not connected",
+                match (self.files, self.connected, self.holding) {
+                    (true, true, _) => "files were read",
+                    (true, false, _) => "files could not be read yet",
+                    (false, true, _) => "connected",
+                    (false, false, true) => "not connected; what is held is served",
+                    (false, false, false) => "not connected",
                 },
             ),
         ];
@@ -129,6 +134,7 @@ mod tests {
                 draining: draining == 1,
                 holding: holding == 1,
                 connected: connected == 1,
+                files: false,
             };
             assert_eq!(facts.ready(), want, "{facts:?}");
             assert_eq!(facts.explain().contains("[-]"), !want, "{facts:?}: {}", facts.explain());

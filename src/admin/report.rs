@@ -260,6 +260,18 @@ pub struct Upstream {
     pub tls_problem: Option<String>,
     /// Until our own certificate ends.
     pub tls_expires_seconds: Option<Seconds>,
+    /// Where a directory stands in the place of a control plane: what was read of it.
+    /// `seconds` count from then, and `lastError` is why what it says now is not served.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub files: Option<Directory>,
+}
+
+/// What was read of a directory.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Directory {
+    pub files: usize,
+    pub resources: usize,
 }
 
 /// Why one stream of a node has what it has.

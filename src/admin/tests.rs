@@ -24,6 +24,7 @@ fn sources(facts: Facts) -> Sources {
         registry: Registry::default(),
         facts: Box::new(move || facts),
         certificate: Box::new(|| Some(Certificate { problem: Some("no PEM".into()), left: None })),
+        files: Box::new(|| None),
         clients: Box::new(|node| {
             Box::pin(async move { Vec::from_iter(node.is_none_or(|node| node == "n1").then(client)) })
         }),

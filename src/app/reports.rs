@@ -3,13 +3,13 @@
 use super::reload;
 use crate::admin::logging::Change;
 use crate::admin::ready::Certificate;
-use crate::admin::report::{self, Client, Configuration, Explanation, Group, Upstream as Address};
+use crate::admin::report::{self, Client, Configuration, Directory, Explanation, Group, Upstream as Address};
 use crate::admin::{Question, Source, convert};
 use crate::clock::Clock;
 use crate::downstream::{Downstream, clients};
 use crate::exchange::{Exchange, GroupHandle};
 use crate::logs::Levels;
-use crate::upstream::{EndpointReport, Upstream};
+use crate::upstream::{EndpointReport, FilesReport, Source as Origin};
 use crate::xds::{Moment, Variant};
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -51,8 +51,30 @@ pub(super) fn groups(exchange: Arc<Exchange>, clock: Clock) -> Source<(), Vec<Gr
     })
 }
 
-pub(super) fn upstreams(upstream: Arc<Upstream>, clock: Clock) -> Source<(), Vec<Address>> {
-    source(move |()| upstream.report().iter().map(|endpoint| address(clock.now(), endpoint)).collect())
+pub(super) fn upstreams(upstream: Origin, clock: Clock) -> Source<(), Vec<Address>> {
+    source(move |()| match &upstream {
+        Origin::ControlPlane(upstream) => {
+            upstream.report().iter().map(|endpoint| address(clock.now(), endpoint)).collect()
+        }
+        Origin::Files(files) => vec![directory(clock.now(), &files.report())],
+    })
+}
+
+/// Why what the files say now is not served.
+pub(super) fn files(upstream: Origin) -> Box<dyn Fn() -> Option<String> + Send + Sync> {
+    Box::new(move || Some(upstream.files()?.problem?.1.to_string()))
+}
+
+fn directory(now: Moment, report: &FilesReport) -> Address {
+    let since = report.loaded.map(|(at, ..)| at).or(report.problem.as_ref().map(|(at, _)| *at));
+    Address {
+        address: report.directory.to_string(),
+        active: true,
+        seconds: since.map(|since| now.since(since).into()),
+        last_error: report.problem.as_ref().map(|(_, text)| text.to_string()),
+        files: report.loaded.map(|(_, files, resources)| Directory { files, resources }),
+        ..Address::default()
+    }
 }
 
 pub(super) fn configuration(state: Arc<reload::State>, clock: Clock) -> Source<(), Vec<Configuration>> {
@@ -157,6 +179,7 @@ fn address(now: Moment, endpoint: &EndpointReport) -> Address {
         tls_expires_seconds: endpoint
             .tls_expires
             .map(|at| at.duration_since(SystemTime::now()).unwrap_or_default().into()),
+        files: None,
     }
 }
 

@@ -2,8 +2,10 @@
 //! `outpost serve`. Nothing is started and nobody is asked.
 
 use super::Failure;
+use super::text::count;
 use crate::admin::report::List;
 use crate::config::{self, Given, Layers, Origin, Value};
+use crate::files;
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::json;
 
@@ -44,13 +46,20 @@ enum Format {
 pub(super) fn text(config: &Config) -> Result<String, Failure> {
     match &config.what {
         What::Validate(given) => {
-            checked(given)?;
-            Ok("the configuration is valid\n".into())
+            let (_, config) = checked(given)?;
+            let Some(directory) = &config.files else { return Ok("the configuration is valid\n".into()) };
+            let (_, loaded) = files::load(directory).map_err(|problems| Failure::Config(invalid(&problems)))?;
+            Ok(format!(
+                "the configuration is valid, and so are {} of {} in {}\n",
+                count(loaded.resources, "resource"),
+                count(loaded.files, "file"),
+                directory.display()
+            ))
         }
         What::Defaults => Ok(config::defaults()),
         What::Schema => Ok(pretty(&config::schema())),
         What::Effective(effective) => {
-            let layers = checked(&effective.given)?;
+            let (layers, _) = checked(&effective.given)?;
             match effective.output {
                 Format::Yaml => Ok(config::effective(layers.values())),
                 Format::Json => {
@@ -63,13 +72,18 @@ pub(super) fn text(config: &Config) -> Result<String, Failure> {
 }
 
 /// Warnings are messages, not data.
-fn checked(given: &Given) -> Result<Layers, Failure> {
+fn checked(given: &Given) -> Result<(Layers, config::Config), Failure> {
     let layers = Layers::read(given);
     let config = layers.check().map_err(|problems| Failure::Config(problems.to_string()))?;
     for warning in config.warnings() {
         eprintln!("outpost: warning: {}", layers.reword(warning));
     }
-    Ok(layers)
+    Ok((layers, config))
+}
+
+fn invalid(problems: &files::Problems) -> String {
+    let each = problems.0.iter().map(|problem| format!("\n  {problem}"));
+    format!("the files are not valid:{}", each.collect::<String>())
 }
 
 fn item(value: &Value) -> serde_json::Value {

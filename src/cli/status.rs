@@ -117,7 +117,14 @@ fn reach(upstreams: &[Upstream]) -> String {
     let mut text = String::new();
     for upstream in upstreams {
         let since = upstream.seconds.map(|seconds| format!(" for {}", age(seconds))).unwrap_or_default();
-        if upstream.connections > 0 {
+        if let Some(files) = &upstream.files {
+            let ago = upstream.seconds.map(|seconds| format!(" {} ago", age(seconds))).unwrap_or_default();
+            let (files, resources) = (count(files.files, "file"), count(files.resources, "resource"));
+            text.push_str(&format!("upstream {}: {resources} of {files}, read{ago}\n", upstream.address));
+            text.extend(upstream.last_error.iter().map(|error| {
+                format!("error: the files are not valid; what was read before is served: {}\n", clean(error))
+            }));
+        } else if upstream.connections > 0 {
             let connections = count(upstream.connections, "connection");
             let streams = count(upstream.streams, "stream");
             text.push_str(&format!("upstream {}: {connections}, {streams}{since}\n", upstream.address));
@@ -126,7 +133,7 @@ fn reach(upstreams: &[Upstream]) -> String {
             text.push_str(&format!("upstream {}: not connected{since}{why}\n", upstream.address));
         }
     }
-    if !upstreams.is_empty() && upstreams.iter().all(|upstream| upstream.connections == 0) {
+    if !upstreams.is_empty() && upstreams.iter().all(|upstream| upstream.connections == 0 && upstream.files.is_none()) {
         text.push_str("what is held is served; nothing new can come\n");
     }
     text

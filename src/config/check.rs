@@ -38,6 +38,7 @@ impl Config {
             identifier: flags.identifier.clone(),
             downstream: check.downstream(flags),
             upstream: check.upstream(flags),
+            files: check.files(flags),
             rules: Arc::new(check.rules(flags)),
             protocol: check.protocol(flags),
             admin: check.admin(flags.admin.as_deref()),
@@ -183,8 +184,9 @@ impl Check {
                 endpoints.extend(self.take("--upstream", text, Endpoint::parse(text, priority)));
             }
         }
-        if flags.upstream.iter().all(|text| text.trim().is_empty()) {
-            self.problem("--upstream", "is missing; name the control plane, such as istiod.example:15012");
+        if flags.files.is_none() && flags.upstream.iter().all(|text| text.trim().is_empty()) {
+            let what = "is missing; name the control plane, such as istiod.example:15012, or a directory with --files";
+            self.problem("--upstream", what);
         }
         let tls = self.client_tls(flags);
         let token_file = self.file("--upstream-token-file", &flags.upstream_token_file);
@@ -203,6 +205,27 @@ impl Check {
             connections: self.count("--upstream-connections", &flags.upstream_connections, 1, 8),
             message_bytes: self.bytes("--upstream-max-message-bytes", &flags.upstream_max_message_bytes),
         }
+    }
+
+    /// A directory that can be read now. What is in it may be mended while it is
+    /// watched, so that is looked at later.
+    fn files(&mut self, flags: &Flags) -> Option<PathBuf> {
+        let path = flags.files.as_ref()?;
+        if flags.upstream.iter().any(|text| !text.trim().is_empty()) {
+            let what = "stands in the place of a control plane, and --upstream names one; leave one of them out";
+            self.refuse("--files", path, what);
+        }
+        match std::fs::read_dir(path) {
+            Ok(_) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::NotADirectory => {
+                self.refuse("--files", path, "is no directory; name the one that the files are in");
+            }
+            Err(error) => {
+                let what = format!("cannot be read ({error}); name a directory that this user may read");
+                self.refuse("--files", path, what);
+            }
+        }
+        Some(path.into())
     }
 
     fn client_tls(&mut self, flags: &Flags) -> Option<ClientTls> {

@@ -262,7 +262,7 @@ impl Reading<'_> {
             (Content::Refused, _) => return,
             (Content::Scalar { .. }, _) if node.is_nothing() => "; give one, or leave the key out".into(),
             (Content::Scalar { text, .. }, Kind::Texts) => format!("; write [{text}]"),
-            (Content::Scalar { text, .. }, Kind::Text | Kind::File) => format!("; write \"{text}\""),
+            (Content::Scalar { text, .. }, Kind::Text | Kind::File | Kind::Directory) => format!("; write \"{text}\""),
             (Content::Scalar { text, plain: false }, Kind::Number | Kind::Bool)
                 if !matches!(Sort::of(text, true), Sort::Text | Sort::Nothing) =>
             {

@@ -57,6 +57,9 @@ pub struct Flags {
     /// The control plane: HOST:PORT. Repeat for the next priority; commas within one are equal
     #[arg(long, env = "OUTPOST_UPSTREAM", value_name = "ADDR", help_heading = UPSTREAM)]
     pub upstream: Vec<String>,
+    /// Serve the resources of this directory (YAML, JSON), in the place of a control plane; re-read when it changes
+    #[arg(long, env = "OUTPOST_FILES", value_name = "DIR", help_heading = UPSTREAM)]
+    pub files: Option<String>,
     /// Use TLS, verified against the system's roots
     #[arg(long, env = "OUTPOST_UPSTREAM_TLS", value_name = "BOOL", help_heading = UPSTREAM)]
     #[arg(action = Set, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true")]

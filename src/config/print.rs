@@ -71,7 +71,7 @@ pub fn json(kind: Kind, texts: &[String]) -> serde_json::Value {
         Kind::Rules => texts.iter().map(|text| serde_json::from_str(text).unwrap_or_else(|_| json!(text))).collect(),
         Kind::Number | Kind::Size => texts.first().map(number).unwrap_or_default(),
         Kind::Bool => texts.first().map(|text| json!(text == "true")).unwrap_or_default(),
-        Kind::Text | Kind::File | Kind::Span | Kind::Choice(_) => json!(texts.first()),
+        Kind::Text | Kind::File | Kind::Directory | Kind::Span | Kind::Choice(_) => json!(texts.first()),
     }
 }
 

@@ -41,7 +41,7 @@ fn section(properties: Map<String, Value>) -> Value {
 
 fn property(setting: &Setting, settings: &[Setting]) -> Value {
     let mut property = match setting.kind {
-        Kind::Text | Kind::File => json!({ "type": "string" }),
+        Kind::Text | Kind::File | Kind::Directory => json!({ "type": "string" }),
         Kind::Number => json!({ "type": "integer", "minimum": 1 }),
         Kind::Size => {
             json!({ "type": ["integer", "string"], "minimum": 1, "pattern": "^[0-9]+(\\.[0-9]+)?(B|KiB|MiB|GiB)?$" })

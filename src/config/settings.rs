@@ -11,6 +11,8 @@ pub enum Kind {
     Text,
     /// The path of a file.
     File,
+    /// The path of a directory.
+    Directory,
     Number,
     /// `4096`, `512KiB`.
     Size,
@@ -32,6 +34,7 @@ impl Kind {
         match self {
             Self::Text => "text".into(),
             Self::File => "the path of a file".into(),
+            Self::Directory => "the path of a directory".into(),
             Self::Number => "a number".into(),
             Self::Size => "a size such as 4096 or 32MiB".into(),
             Self::Span => "a span of time such as 30s".into(),
@@ -93,6 +96,7 @@ const ROWS: &[Row] = &[
     ("authorize", "downstream.authorize", Kind::Rules, &[]),
     ("drain", "downstream.drain", Kind::Span, &[]),
     ("upstream", "upstream.addresses", Kind::Texts, &["istiod.example:15012"]),
+    ("files", "upstream.files", Kind::Directory, &["/etc/outpost/resources"]),
     ("upstream_tls", "upstream.tls.enabled", Kind::Bool, &[]),
     ("upstream_ca", "upstream.tls.ca", Kind::File, &["/etc/outpost/upstream/ca.crt"]),
     ("upstream_cert", "upstream.tls.certificate", Kind::File, &["/etc/outpost/upstream/tls.crt"]),

@@ -261,6 +261,38 @@ impl GroupState {
         applied
     }
 
+    /// Commits what an upstream says that knows everything at once: it is asked until
+    /// it has no more to say to what is wanted by then. Whatever it said is one
+    /// change: nobody sees a part of it.
+    pub fn answer(
+        &mut self,
+        now: Moment,
+        mut say: impl FnMut(&Self, &[Want]) -> Vec<Update>,
+    ) -> Vec<(TypeUrl, Applied)> {
+        self.note_heard(now);
+        let connected = self.is_answering(now);
+        let mut done = Vec::new();
+        loop {
+            let wants = self.wanted_upstream();
+            let updates = say(self, &wants);
+            if updates.is_empty() {
+                break;
+            }
+            for update in updates {
+                let type_url = update.type_url.clone();
+                let mut applied = Applied::default();
+                self.quiet_step(now, &type_url, connected, |kind, scene| {
+                    let Committed { changed, touched, ignored } = kind.commit(scene, update);
+                    applied = Applied { changed: changed.len(), touched, ignored };
+                    changed
+                });
+                done.push((type_url, applied));
+            }
+        }
+        self.publish(now);
+        done
+    }
+
     /// What is to be passed on over the stream that stands, in ascending order.
     pub fn passes(&self) -> &[Pass] {
         &self.passes

@@ -32,7 +32,6 @@
 //! a new stream: a server may take that as leave to stay silent, and held
 //! content would stay unconfirmed.
 
-mod naming;
 mod parts;
 mod passing;
 mod state;

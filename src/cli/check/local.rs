@@ -2,6 +2,7 @@
 
 use super::Finding;
 use crate::config::{Config, Listen, ServerTls};
+use crate::files;
 use crate::transport::certificates::{self, Certificate};
 use crate::transport::tls::{ClientAuth, ClientFiles, Pair, TlsError};
 use rustix::process::{Resource, getrlimit};
@@ -179,6 +180,18 @@ pub(super) fn limits(config: &Config) -> Vec<Finding> {
         let error = format!("here the limit is {limit}, and --max-connections {}", config.downstream.connections);
         Finding::warning(what, error, "raise the limit of open files (ulimit -n), or lower --max-connections")
     }]
+}
+
+/// The directory in the place of a control plane.
+pub(super) fn files(directory: &Path) -> Vec<Finding> {
+    let what = format!("the files in {} are valid", directory.display());
+    match files::load(directory) {
+        Ok(_) => vec![Finding::good(what)],
+        Err(problems) => {
+            let hint = "mend it; until then what was read before is served";
+            problems.0.iter().map(|problem| Finding::error(what.clone(), problem.to_string(), hint)).collect()
+        }
+    }
 }
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
 //! Is a response fit for use? Before anything of it is (C-135).
 
-use super::naming::{self, Naming};
 use crate::breaks;
 use crate::xds::envelope::{Envelope, Resource};
+use crate::xds::naming::{self, Naming};
 use crate::xds::wire::{Fields, WireError};
 use crate::xds::{Name, TypeUrl, Variant};
 use bytes::Bytes;

@@ -9,14 +9,14 @@ use bytes::Bytes;
 
 /// What the bytes say.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Naming {
+pub enum Naming {
     Named(Name),
     /// No name can be read. The set of all of them is one opaque whole, whose
     /// members are named by their content.
     ByContent(Name),
 }
 
-pub(super) fn of(type_url: &TypeUrl, value: &Bytes) -> Result<Naming, WireError> {
+pub fn of(type_url: &TypeUrl, value: &Bytes) -> Result<Naming, WireError> {
     let named = |text: &str| Ok(Naming::Named(name::normal(text)));
     match type_url.kind() {
         Kind::Singleton => named(""),
