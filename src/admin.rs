@@ -28,7 +28,7 @@ use crate::xds::{Name, TypeUrl};
 use axum::extract::{Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Json, Response};
-use axum::routing::get;
+use axum::routing::{MethodRouter, get};
 use futures_util::future::BoxFuture;
 use prometheus_client::registry::Registry;
 use ready::{Certificate, Facts};
@@ -97,22 +97,32 @@ pub async fn bind(admin: config::Admin) -> Result<TcpListener, AdminError> {
     Err(AdminError::Bind { address: admin.address, source: error })
 }
 
+/// Every path, with what answers there.
+fn routes() -> Vec<(&'static str, MethodRouter<Arc<Sources>>)> {
+    vec![
+        ("/", get(index)),
+        ("/livez", get(|| async { "ok\n" })),
+        ("/readyz", get(readyz)),
+        ("/metrics", get(metrics)),
+        ("/clients", get(clients)),
+        ("/groups", get(groups)),
+        ("/upstreams", get(upstreams)),
+        ("/explain", get(explain)),
+        ("/configuration", get(configuration)),
+        ("/logging", get(logging::show).post(logging::set)),
+    ]
+}
+
+/// Every path that is served, so that no test forgets one.
+pub fn paths() -> Vec<&'static str> {
+    routes().into_iter().map(|(path, _)| path).collect()
+}
+
 /// Answers until `stop` is done. It should outlive the drain, so that probes
 /// see a draining process as alive and not ready.
 pub async fn serve(listener: TcpListener, sources: Sources, stop: impl Future<Output = ()> + Send + 'static) {
-    let router = axum::Router::new()
-        .route("/", get(index))
-        .route("/livez", get(|| async { "ok\n" }))
-        .route("/readyz", get(readyz))
-        .route("/metrics", get(metrics))
-        .route("/clients", get(clients))
-        .route("/groups", get(groups))
-        .route("/upstreams", get(upstreams))
-        .route("/explain", get(explain))
-        .route("/configuration", get(configuration))
-        .route("/logging", get(logging::show).post(logging::set))
-        .with_state(Arc::new(sources))
-        .into_make_service_with_connect_info::<SocketAddr>();
+    let router = routes().into_iter().fold(axum::Router::new(), |router, (path, method)| router.route(path, method));
+    let router = router.with_state(Arc::new(sources)).into_make_service_with_connect_info::<SocketAddr>();
     if let Err(error) = axum::serve(listener, router).with_graceful_shutdown(stop).await {
         tracing::warn!(%error, "the admin endpoint ended");
     }

@@ -26,6 +26,7 @@ mod stream;
 
 pub use clients::Clients;
 pub use metrics::Metrics;
+pub use services::paths;
 pub use settings::{Policy, Settings, SettingsError};
 
 use crate::clock::Clock;

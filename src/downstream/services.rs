@@ -48,6 +48,13 @@ static TABLE: &[Row] = &[
     ),
 ];
 
+/// The services beside xDS, with their methods. No other path is served.
+static SIDE: &[(&str, &[&str])] = &[
+    ("grpc.health.v1.Health", &["Check", "List", "Watch"]),
+    ("grpc.reflection.v1.ServerReflection", &["ServerReflectionInfo"]),
+    ("grpc.reflection.v1alpha.ServerReflection", &["ServerReflectionInfo"]),
+];
+
 /// What a path leads to.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Route {
@@ -68,10 +75,7 @@ pub(super) fn route(path: &str) -> Route {
     let Some((service, method)) = path.strip_prefix('/').and_then(|path| path.split_once('/')) else {
         return Route::Unknown;
     };
-    if matches!(
-        service,
-        "grpc.health.v1.Health" | "grpc.reflection.v1.ServerReflection" | "grpc.reflection.v1alpha.ServerReflection"
-    ) {
+    if SIDE.iter().any(|(known, methods)| *known == service && methods.contains(&method)) {
         return Route::Side;
     }
     let Some(Row(_, short, sotw, delta)) = TABLE.iter().find(|row| row.0 == service) else { return Route::Unknown };
@@ -88,6 +92,17 @@ pub(super) fn route(path: &str) -> Route {
 /// The services that a health check can ask about.
 pub(super) fn names() -> impl Iterator<Item = &'static str> {
     TABLE.iter().map(|row| row.0)
+}
+
+/// Every path that is served, so that no test forgets one.
+pub fn paths() -> Vec<String> {
+    let streams = TABLE.iter().flat_map(|row| {
+        let methods = row.2.iter().chain(&row.3);
+        methods.map(|method| format!("/{}/{method}", row.0)).collect::<Vec<_>>()
+    });
+    let side =
+        SIDE.iter().flat_map(|(service, methods)| methods.iter().map(move |method| format!("/{service}/{method}")));
+    streams.chain(side).collect()
 }
 
 #[cfg(test)]
@@ -141,6 +156,13 @@ mod tests {
     }
 
     #[test]
+    fn every_path_is_served_and_no_path_is_left_out() {
+        let paths = paths();
+        assert!(paths.iter().all(|path| !matches!(route(path), Route::Unknown | Route::Fetch)));
+        assert_eq!(paths.len(), TABLE.iter().map(|row| row.2.iter().len() + row.3.iter().len()).sum::<usize>() + 5);
+    }
+
+    #[test]
     fn other_paths_are_told_apart() {
         let table = [
             ("/envoy.service.cluster.v3.ClusterDiscoveryService/FetchClusters", Route::Fetch),
@@ -148,6 +170,7 @@ mod tests {
             ("/envoy.service.load_stats.v3.LoadReportingService/StreamLoadStats", Route::Unknown),
             ("/envoy.api.v2.ClusterDiscoveryService/StreamClusters", Route::Unknown),
             ("/grpc.health.v1.Health/Check", Route::Side),
+            ("/grpc.health.v1.Health/Other", Route::Unknown),
             ("/", Route::Unknown),
             ("", Route::Unknown),
         ];

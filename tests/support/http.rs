@@ -44,6 +44,16 @@ impl Connection {
     }
 }
 
+/// A POST without a body, on a connection of its own.
+pub async fn post(port: u16, path: &str) -> Result<Answer, String> {
+    let mut connection = Connection::open(port).await?;
+    let request = hyper::Request::post(path).header("host", "admin").body(Empty::new()).map_err(|e| e.to_string())?;
+    let response = connection.0.send_request(request).await.map_err(|e| format!("request: {e}"))?;
+    let status = response.status().as_u16();
+    let body = response.into_body().collect().await.map_err(|e| format!("body: {e}"))?.to_bytes();
+    Ok(Answer { status, body: String::from_utf8_lossy(&body).into_owned() })
+}
+
 /// One request on a connection of its own.
 pub async fn get(port: u16, host: &str, path: &str) -> Result<Answer, String> {
     let once = async { Connection::open(port).await?.get(host, path).await };

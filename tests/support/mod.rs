@@ -16,6 +16,7 @@ pub mod control_plane;
 pub mod envoy;
 pub mod grpc;
 pub mod http;
+pub mod jwt;
 pub mod load;
 pub mod outpost;
 pub mod process;

@@ -1,0 +1,295 @@
+//! Who gets in where: every path of both routers, tried by each kind of caller.
+//!
+//! The paths come from the routers themselves, so that none can be added without
+//! being tried here.
+
+#[path = "support/mod.rs"]
+#[allow(dead_code, unreachable_pub, reason = "a library in all but name")]
+mod support;
+
+use clap::Parser;
+use http::{HeaderMap, HeaderValue, header};
+use outpost::app::{self, Running};
+use outpost::cli::{Cli, Verb};
+use outpost::clock::Clock;
+use outpost::config::Layers;
+use outpost::proto::core::Node;
+use outpost::proto::discovery::{DeltaDiscoveryRequest, DiscoveryRequest};
+use outpost::proto::protobuf::{Struct, Value as Proto, value::Kind};
+use outpost::transport::client::{Address, Connection, Dialer, Options, Receiver, StreamEnd};
+use outpost::transport::server::Listen;
+use outpost::transport::stream::Sender;
+use outpost::transport::tls::{ClientFiles, ClientTls, Pair};
+use outpost::xds::code;
+use prost::Message;
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use support::jwt::{AUDIENCE, ISSUER, Issuer, after};
+use support::tls::Authority;
+use support::{check, eventually, http as web};
+
+const CDS: &str = "type.googleapis.com/envoy.config.cluster.v3.Cluster";
+const DELTA: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
+
+/// An Outpost that nobody is anonymous at, and whom it trusts.
+struct Desk {
+    outpost: Running,
+    authority: Authority,
+    issuer: Issuer,
+    dir: tempfile::TempDir,
+    ca: PathBuf,
+    clock: Clock,
+}
+
+impl Desk {
+    async fn open(extra: &[&str]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let (authority, issuer) = (Authority::new(), Issuer::new());
+        let server = authority.write(dir.path(), "server", &authority.server("localhost"));
+        let jwks = issuer.write(dir.path());
+        let flag = |name: &str, value: &Path| format!("--{name}={}", value.display());
+        let flags = [
+            flag("tls-cert", &server.certificate),
+            flag("tls-key", &server.key),
+            flag("client-ca", &server.authority),
+            flag("jwt-jwks", &jwks),
+            format!("--jwt-issuer={ISSUER}"),
+            format!("--jwt-audience={AUDIENCE}"),
+            "--trust-domain=mesh.example".into(),
+            "--upstream=127.0.0.1:1".into(),
+        ];
+        let base = ["outpost", "serve", "--listen=127.0.0.1:0", "--admin=127.0.0.1:0"];
+        let line = base.into_iter().chain(flags.iter().map(String::as_str)).chain(extra.iter().copied());
+        let Verb::Serve(given) = Cli::try_parse_from(line).unwrap().verb else { unreachable!() };
+        let clock = Clock::manual();
+        let mut options = app::Options { clock: clock.clone(), ..app::Options::default() };
+        options.timing.cold_grace = Duration::ZERO;
+        let outpost = app::start(Layers::read(&given).check().unwrap(), options).await.unwrap();
+        Self { outpost, authority, issuer, dir, ca: server.authority, clock }
+    }
+
+    fn files(&self, name: &str, uri: &str) -> Pair {
+        let files = self.authority.write(self.dir.path(), name, &self.authority.workload(uri));
+        Pair { cert: files.certificate, key: files.key }
+    }
+
+    async fn connect(&self, pair: Option<Pair>) -> Connection {
+        let Some(Listen::Tcp(address)) = self.outpost.addresses().first() else { panic!("no TCP") };
+        let files = ClientFiles { ca: Some(self.ca.clone()), pair, server_name: Some("localhost".into()) };
+        let options = Options { tls: Some(Arc::new(ClientTls::new(files).unwrap())), ..Options::default() };
+        let address = Address::Tcp { host: "127.0.0.1".into(), port: address.port() };
+        Dialer::new(address, options, Clock::system()).connect().await.unwrap()
+    }
+
+    async fn metrics(&self) -> String {
+        web::get(self.outpost.admin().port(), "admin", "/metrics").await.unwrap().body
+    }
+
+    async fn counts(&self, line: &str) {
+        eventually(line, || async {
+            let text = self.metrics().await;
+            check(text.contains(line), || text.lines().filter(|of| of.contains("total")).collect::<Vec<_>>().join("\n"))
+        })
+        .await;
+    }
+}
+
+fn text(text: &str) -> Proto {
+    Proto { kind: Some(Kind::StringValue(text.into())) }
+}
+
+/// A node of the namespace `shop`, with the account `cart`.
+fn node(id: &str) -> Node {
+    let fields = [("NAMESPACE", "shop"), ("SERVICE_ACCOUNT", "cart")];
+    let fields = fields.into_iter().map(|(key, value)| (key.to_owned(), text(value))).collect();
+    Node { id: id.into(), metadata: Some(Struct { fields }), ..Node::default() }
+}
+
+/// The first request on a path: what it states as its node fits xDS and no other
+/// service, which reads nothing of it.
+fn first(path: &str, id: &str) -> Vec<u8> {
+    if !path.starts_with("/envoy.service.") {
+        return Vec::new();
+    }
+    let ads = path.contains("Aggregated");
+    let type_url = if ads { CDS.to_owned() } else { String::new() };
+    if path.contains("/Delta") {
+        let names = vec!["x".to_owned()];
+        DeltaDiscoveryRequest { node: Some(node(id)), type_url, resource_names_subscribe: names, ..Default::default() }
+            .encode_to_vec()
+    } else {
+        DiscoveryRequest { node: Some(node(id)), type_url, resource_names: vec!["x".into()], ..Default::default() }
+            .encode_to_vec()
+    }
+}
+
+fn bearer(token: &str) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    headers.insert(header::AUTHORIZATION, HeaderValue::from_str(&format!("Bearer {token}")).unwrap());
+    headers
+}
+
+async fn call(connection: &Connection, path: &str, headers: &HeaderMap, message: Vec<u8>) -> (Sender, Receiver) {
+    let (mut sender, receiver) = connection.open(path, headers).unwrap();
+    sender.push(&[], message.into()).unwrap();
+    // It may have been refused already: then the answer says so.
+    let _ = sender.flush().await;
+    if !path.starts_with("/envoy.service.") {
+        let _ = sender.half_close();
+    }
+    (sender, receiver)
+}
+
+/// The code with which a call ends, or OK where it is answered.
+async fn outcome(connection: &Connection, path: &str, headers: &HeaderMap, id: &str) -> (i32, String) {
+    let (_sender, mut receiver) = call(connection, path, headers, first(path, id)).await;
+    let answer = tokio::time::timeout(support::PATIENCE, receiver.message());
+    match answer.await.unwrap_or_else(|_| panic!("{path}: neither an answer nor an end")) {
+        Ok(_) => (code::OK, String::new()),
+        Err(StreamEnd::Status(status)) => (status.code, status.message),
+        Err(other) => panic!("{path}: {other}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_path_for_every_kind_of_caller() {
+    let desk = Desk::open(&[]).await;
+    let nothing = HeaderMap::new();
+    let token = |subject: &str, changes: Value| bearer(&desk.issuer.token(subject, &changes));
+    let shop = "system:serviceaccount:shop:cart";
+    let none = desk.connect(None).await;
+    let valid = desk.connect(Some(desk.files("cart", "spiffe://mesh.example/ns/shop/sa/cart"))).await;
+    let other = desk.connect(Some(desk.files("pay", "spiffe://mesh.example/ns/bank/sa/pay"))).await;
+    let wrong = desk.connect(Some(desk.files("evil", "spiffe://evil.example/ns/shop/sa/cart"))).await;
+    let expired = json!({"exp": after(Duration::ZERO) - 31});
+    // What is expected of a stream of xDS; of what knows no node; and of what is not served.
+    let (bad, open) = (code::UNAUTHENTICATED, code::UNAVAILABLE);
+    let table: Vec<(&str, &Connection, HeaderMap, [i32; 3])> = vec![
+        ("anonymous", &none, nothing.clone(), [bad; 3]),
+        ("wrong trust domain", &wrong, nothing.clone(), [bad; 3]),
+        ("wrong trust domain, token", &none, token("spiffe://evil.example/x", json!({})), [bad; 3]),
+        ("other namespace", &other, nothing.clone(), [code::PERMISSION_DENIED, code::OK, code::UNIMPLEMENTED]),
+        (
+            "other namespace, token",
+            &none,
+            token("system:serviceaccount:bank:pay", json!({})),
+            [code::PERMISSION_DENIED, code::OK, code::UNIMPLEMENTED],
+        ),
+        ("another's token", &valid, token("system:serviceaccount:bank:pay", json!({})), [bad; 3]),
+        ("expired token", &none, token(shop, expired), [bad; 3]),
+        ("wrong issuer", &none, token(shop, json!({"iss": "https://other.test"})), [bad; 3]),
+        ("wrong audience", &none, token(shop, json!({"aud": "kubernetes"})), [bad; 3]),
+        ("unknown key", &none, token(shop, json!({"kid": "k2"})), [bad; 3]),
+        ("no token", &none, bearer("nothing"), [bad; 3]),
+        ("valid", &valid, nothing, [open, code::OK, code::UNIMPLEMENTED]),
+        ("valid, token", &none, token(shop, json!({})), [open, code::OK, code::UNIMPLEMENTED]),
+        ("valid, both", &valid, token(shop, json!({})), [open, code::OK, code::UNIMPLEMENTED]),
+    ];
+    let paths = outpost::downstream::paths();
+    assert!(paths.len() >= 25, "{paths:?}");
+    let unserved = [
+        "/envoy.service.cluster.v3.ClusterDiscoveryService/FetchClusters",
+        "/envoy.service.load_stats.v3.LoadReportingService/StreamLoadStats",
+        "/",
+    ];
+    for (who, connection, headers, [xds, side, unknown]) in &table {
+        for path in &paths {
+            let want = if path.starts_with("/envoy.service.") && !path.contains(".status.") { xds } else { side };
+            let (got, message) = outcome(connection, path, headers, "n1").await;
+            // What a service beside xDS makes of an empty message is its own.
+            let fits = got == *want || *want == code::OK && ![bad, code::PERMISSION_DENIED].contains(&got);
+            assert!(fits, "{who} at {path}: {got} {message}, not {want}");
+        }
+        for path in unserved {
+            let (got, message) = outcome(connection, path, headers, "n1").await;
+            assert_eq!(got, *unknown, "{who} at {path}: {message}");
+        }
+    }
+    for reason in [
+        "anonymous",
+        "trust_domain",
+        "mismatch",
+        "token_expired",
+        "token_issuer",
+        "token_audience",
+        "token_unknown_key",
+        "token_malformed",
+    ] {
+        desk.counts(&format!("unauthenticated_calls_total{{reason=\"{reason}\"}}")).await;
+    }
+    desk.counts("downstream_rejected_total{reason=\"node_not_allowed\"}").await;
+}
+
+/// The admin endpoint knows no callers: what it shows it shows to all, and only
+/// its log level can be changed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_admin_endpoint_shows_all_the_same() {
+    let desk = Desk::open(&[]).await;
+    let port = desk.outpost.admin().port();
+    let paths = outpost::admin::paths();
+    assert!(paths.len() >= 10, "{paths:?}");
+    for path in paths {
+        let answer = web::get(port, "admin", path).await.unwrap();
+        assert!([200, 400, 503].contains(&answer.status), "{path}: {answer:?}");
+        let changed = web::post(port, path).await.unwrap();
+        assert!(changed.status == 405 || path == "/logging", "{path} takes a POST: {changed:?}");
+    }
+}
+
+/// Whether there is such a node makes no difference to who may not be it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_is_there_is_refused_as_one_that_is_not() {
+    let desk = Desk::open(&[]).await;
+    let valid = desk.connect(Some(desk.files("cart", "spiffe://mesh.example/ns/shop/sa/cart"))).await;
+    let other = desk.connect(Some(desk.files("pay", "spiffe://mesh.example/ns/bank/sa/pay"))).await;
+    let nothing = HeaderMap::new();
+    assert_eq!(outcome(&valid, DELTA, &nothing, "there").await.0, code::UNAVAILABLE);
+    let groups = desk.outpost.exchange().groups().len();
+    let there = outcome(&other, DELTA, &nothing, "there").await;
+    assert_eq!(there, outcome(&other, DELTA, &nothing, "nowhere").await);
+    assert_eq!(there, (code::PERMISSION_DENIED, "the client's identity may not be this node".to_owned()));
+    assert_eq!(desk.outpost.exchange().groups().len(), groups, "no group was made of it");
+}
+
+/// A stream ends when the token does that opened it, on the process' clock.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_ends_with_its_token() {
+    let desk = Desk::open(&["--cold-errors"]).await;
+    let connection = desk.connect(None).await;
+    let token = desk.issuer.token("system:serviceaccount:shop:cart", &json!({}));
+    let (_sender, mut receiver) = call(&connection, DELTA, &bearer(&token), first(DELTA, "n1")).await;
+    eventually("the stream stands", || async { check(desk.outpost.downstream().clients().len() == 1, String::new) })
+        .await;
+    let ended = tokio::spawn(async move {
+        loop {
+            if let Err(end) = receiver.message().await {
+                return end;
+            }
+        }
+    });
+    // Connections are pinged while the clock runs on: not too fast.
+    let run = async |seconds: u64| {
+        for _ in 0..seconds / 5 {
+            desk.clock.advance(Duration::from_secs(5));
+            tokio::time::sleep(Duration::from_millis(4)).await;
+        }
+    };
+    run(3590).await;
+    assert!(!ended.is_finished(), "ten seconds are left");
+    run(45).await;
+    match ended.await.unwrap() {
+        StreamEnd::Status(status) => {
+            assert_eq!(status.code, code::UNAUTHENTICATED, "{}", status.message);
+            assert!(status.message.contains("bearer token has expired"), "{}", status.message);
+        }
+        other => panic!("{other}"),
+    }
+    desk.counts("streams_ended_total{reason=\"expired\"} 1").await;
+    assert_eq!(
+        outcome(&connection, DELTA, &bearer(&token), "n1").await.0,
+        code::UNAUTHENTICATED,
+        "nor does it count again"
+    );
+}
