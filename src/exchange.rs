@@ -17,6 +17,7 @@
 mod apart;
 mod commit;
 pub mod core;
+mod credential;
 mod expiry;
 mod extensions;
 mod install;
@@ -39,6 +40,7 @@ mod tests;
 mod waiting;
 
 pub use self::core::{Applied, GroupState, MemberId};
+pub use self::credential::Credential;
 pub use self::private::{MOST_PRIVATE, Place};
 pub use self::report::{Awaited, GroupReport, Holds, NameReport, StreamReport, Subscription, TypeReport};
 
@@ -51,7 +53,7 @@ use crate::content::{Served, Store};
 use crate::group::GroupKey;
 use crate::session::{Pass, Passed, Update, Want};
 use crate::xds::node::Presented;
-use crate::xds::{Moment, Name, Timing, TypeUrl};
+use crate::xds::{Moment, Name, Timing, Token, TypeUrl};
 use dashmap::DashMap;
 use prometheus_client::registry::Registry;
 use std::collections::{BTreeSet, VecDeque};
@@ -174,6 +176,17 @@ impl Exchange {
     /// group presents upstream from now on; `waker` is called when something
     /// concerns this stream.
     pub fn join(self: &Arc<Self>, key: GroupKey, presented: impl Into<Presented>, waker: Waker) -> Member {
+        self.join_with(key, presented, None, waker)
+    }
+
+    /// The same, with a token by which the group's upstream stream may be opened.
+    pub fn join_with(
+        self: &Arc<Self>,
+        key: GroupKey,
+        presented: impl Into<Presented>,
+        credential: Option<Credential>,
+        waker: Waker,
+    ) -> Member {
         let presented = self.extensions.share(presented.into());
         let id = MemberId(self.members.fetch_add(1, Ordering::Relaxed) + 1);
         let now = self.clock.now();
@@ -184,7 +197,7 @@ impl Exchange {
                 let state = GroupState::new(now, self.store.clone(), self.timing.clone());
                 Arc::new(Slot::new(key, Inner::new(state, now)))
             });
-            entry.lock().join(id, presented, waker);
+            entry.lock().join(id, presented, credential, waker);
             entry.value().clone()
         };
         self.make_room();
@@ -341,6 +354,11 @@ impl Member {
         self.group.slot.lock().state_mut().take_passed()
     }
 
+    /// Is this stream to end, so that its client comes back with a newer token?
+    pub fn is_asked_back(&self) -> bool {
+        self.group.slot.lock().credentials.is_asked(self.id)
+    }
+
     pub fn id(&self) -> MemberId {
         self.id
     }
@@ -391,6 +409,35 @@ impl GroupHandle {
     /// The raw `Node` to present: that of the newest member.
     pub fn presented(&self) -> Presented {
         self.slot.lock().presented.clone()
+    }
+
+    /// The best token that a member presented, if one is good.
+    pub fn credential(&self) -> Option<Token> {
+        let now = self.exchange.clock.now();
+        self.slot.lock().credentials.best(now)
+    }
+
+    /// A stream was opened by it.
+    pub fn credential_good(&self) {
+        self.slot.lock().credentials.good();
+    }
+
+    /// The upstream does not take it.
+    pub fn refuse_credential(&self, token: Token) {
+        self.slot.lock().credentials.refuse(token);
+    }
+
+    /// There is no good one: the group serves what it holds, and a member is
+    /// asked to come back.
+    pub fn credential_aged(&self) {
+        let waker = {
+            let now = self.exchange.clock.now();
+            let mut inner = self.slot.lock();
+            let asked = inner.credentials.aged(now);
+            asked.and_then(|member| inner.waker(member))
+        };
+        // Without the lock, as always.
+        waker.iter().for_each(|waker| waker());
     }
 
     /// How many streams are members; the fullest groups are connected first.
@@ -493,7 +540,9 @@ impl GroupHandle {
     }
 
     pub fn report(&self) -> GroupReport {
-        self.slot.lock().state().report(self.exchange.clock.now())
+        let inner = self.slot.lock();
+        let report = inner.state().report(self.exchange.clock.now());
+        GroupReport { auth_stale: inner.credentials.is_stale(), ..report }
     }
 
     /// Everything about one name; `None` where nobody ever wanted the type.

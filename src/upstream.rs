@@ -87,6 +87,8 @@ struct Shared {
     pool: Arc<Pool>,
     admission: Admission,
     metadata: Metadata,
+    /// Streams are opened by tokens of members.
+    by_member: bool,
     metrics: Metrics,
     clock: Clock,
     timing: Timing,
@@ -160,6 +162,7 @@ impl Upstream {
             pool,
             admission: Admission::new(settings.opens, clock.clone()),
             metadata: Metadata::new(&config.metadata, config.token_file.clone())?,
+            by_member: config.credentials == config::Credentials::Member,
             metrics,
             clock,
             timing: settings.timing,

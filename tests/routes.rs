@@ -14,21 +14,23 @@ use outpost::cli::{Cli, Verb};
 use outpost::clock::Clock;
 use outpost::config::Layers;
 use outpost::proto::core::Node;
-use outpost::proto::discovery::{DeltaDiscoveryRequest, DiscoveryRequest};
-use outpost::proto::protobuf::{Struct, Value as Proto, value::Kind};
+use outpost::proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, Resource};
+use outpost::proto::protobuf::{Any, Struct, Value as Proto, value::Kind};
 use outpost::transport::client::{Address, Connection, Dialer, Options, Receiver, StreamEnd};
-use outpost::transport::server::Listen;
+use outpost::transport::frame::{Budget, Limit};
+use outpost::transport::server::{self, Bound, Call, Handler, Listen};
 use outpost::transport::stream::Sender;
-use outpost::transport::tls::{ClientFiles, ClientTls, Pair};
-use outpost::xds::code;
+use outpost::transport::tls::{ClientAuth, ClientFiles, ClientTls, Pair, ServerTls};
+use outpost::xds::{Status, code};
 use prost::Message;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use support::jwt::{AUDIENCE, ISSUER, Issuer, after};
 use support::tls::Authority;
 use support::{check, eventually, http as web};
+use tokio::sync::Notify;
 
 const CDS: &str = "type.googleapis.com/envoy.config.cluster.v3.Cluster";
 const DELTA: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
@@ -46,7 +48,11 @@ struct Desk {
 impl Desk {
     async fn open(extra: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let (authority, issuer) = (Authority::new(), Issuer::new());
+        Self::of(dir, Authority::new(), extra, Clock::manual()).await
+    }
+
+    async fn of(dir: tempfile::TempDir, authority: Authority, extra: &[&str], clock: Clock) -> Self {
+        let issuer = Issuer::new();
         let server = authority.write(dir.path(), "server", &authority.server("localhost"));
         let jwks = issuer.write(dir.path());
         let flag = |name: &str, value: &Path| format!("--{name}={}", value.display());
@@ -58,14 +64,15 @@ impl Desk {
             format!("--jwt-issuer={ISSUER}"),
             format!("--jwt-audience={AUDIENCE}"),
             "--trust-domain=mesh.example".into(),
-            "--upstream=127.0.0.1:1".into(),
         ];
+        let nowhere = (!extra.iter().any(|flag| flag.starts_with("--upstream="))).then_some("--upstream=127.0.0.1:1");
         let base = ["outpost", "serve", "--listen=127.0.0.1:0", "--admin=127.0.0.1:0"];
-        let line = base.into_iter().chain(flags.iter().map(String::as_str)).chain(extra.iter().copied());
+        let line = base.into_iter().chain(flags.iter().map(String::as_str)).chain(extra.iter().copied()).chain(nowhere);
         let Verb::Serve(given) = Cli::try_parse_from(line).unwrap().verb else { unreachable!() };
-        let clock = Clock::manual();
         let mut options = app::Options { clock: clock.clone(), ..app::Options::default() };
-        options.timing.cold_grace = Duration::ZERO;
+        if nowhere.is_some() {
+            options.timing.cold_grace = Duration::ZERO;
+        }
         let outpost = app::start(Layers::read(&given).check().unwrap(), options).await.unwrap();
         Self { outpost, authority, issuer, dir, ca: server.authority, clock }
     }
@@ -292,4 +299,114 @@ async fn a_stream_ends_with_its_token() {
         code::UNAUTHENTICATED,
         "nor does it count again"
     );
+}
+
+/// A control plane that takes some tokens and not others.
+#[derive(Default)]
+struct Picky {
+    /// Of streams that were opened, in their order.
+    shown: Mutex<Vec<String>>,
+    refused: Mutex<Vec<String>>,
+    /// Streams that stand end.
+    end: Notify,
+}
+
+impl Handler for Picky {
+    async fn handle(self: Arc<Self>, call: Call) {
+        let shown = call.request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+        let shown = shown.and_then(|text| text.strip_prefix("Bearer ")).unwrap_or_default().to_owned();
+        self.shown.lock().unwrap().push(shown.clone());
+        let refused = || self.refused.lock().unwrap().contains(&shown);
+        if refused() {
+            return call.refuse(&Status::new(code::UNAUTHENTICATED, "this token has aged"));
+        }
+        let limit = Limit { bytes: 1 << 20, remedy: "" };
+        let Some((mut asks, mut say)) = call.accept(limit, &Budget::new(1 << 20)) else { return };
+        loop {
+            tokio::select! {
+                ask = asks.next() => {
+                    let Some(Ok(ask)) = ask else { return };
+                    let Ok(ask) = DeltaDiscoveryRequest::decode(ask) else { return };
+                    if !ask.resource_names_subscribe.is_empty() {
+                        let _ = say.push(&[], cluster().encode_to_vec().into());
+                        let _ = say.flush().await;
+                    }
+                }
+                () = self.end.notified() => {
+                    let status = Status::new(code::UNAVAILABLE, "restarting");
+                    let _ = say.end(outpost::transport::status::trailers(&status));
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// The cluster `x`.
+fn cluster() -> DeltaDiscoveryResponse {
+    let mut value = outpost::xds::wire::Writer::default();
+    value.string(1, "x");
+    let any = Any { type_url: CDS.into(), value: value.finish() };
+    let resource = Resource { name: "x".into(), version: "1".into(), resource: Some(any), ..Default::default() };
+    DeltaDiscoveryResponse { type_url: CDS.into(), nonce: "n".into(), resources: vec![resource], ..Default::default() }
+}
+
+/// The token that a sidecar sent opens its group's stream. When it has aged, what
+/// is held is served, and the sidecar is asked to come back with a newer one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_members_token_opens_its_groups_stream() {
+    let dir = tempfile::tempdir().unwrap();
+    let authority = Authority::new();
+    let files = authority.write(dir.path(), "upstream", &authority.server("localhost"));
+    let pair = Pair { cert: files.certificate, key: files.key };
+    let tls = ServerTls::new(pair, ClientAuth::Optional(files.authority.clone())).unwrap();
+    let picky = Arc::new(Picky::default());
+    let bound = Bound::bind(&[Listen::Tcp(([127, 0, 0, 1], 0).into())]).unwrap();
+    let Some(Listen::Tcp(address)) = bound.addresses().first().cloned() else { panic!("no TCP") };
+    let settings = server::Settings { tls: Some(Arc::new(tls)), ..server::Settings::default() };
+    let _server = bound.serve(settings, Clock::system(), server::Metrics::default(), picky.clone());
+    let (upstream, ca) = (format!("--upstream={address}"), format!("--upstream-ca={}", files.authority.display()));
+    let extra = ["--upstream-credentials=member", "--upstream-server-name=localhost", &upstream, &ca];
+    let desk = Desk::of(dir, authority, &extra, Clock::system()).await;
+
+    let certificate = desk.connect(Some(desk.files("cart", "spiffe://mesh.example/ns/shop/sa/cart"))).await;
+    let (got, text) = outcome(&certificate, DELTA, &HeaderMap::new(), "n1").await;
+    assert_eq!(got, code::UNAUTHENTICATED, "a certificate opens nothing upstream: {text}");
+
+    let connection = desk.connect(None).await;
+    let token = |lasts: u64| {
+        let exp = json!({"exp": after(Duration::from_secs(lasts))});
+        desk.issuer.token("system:serviceaccount:shop:cart", &exp)
+    };
+    let (first_token, second_token) = (token(3000), token(4000));
+    let (_sender, mut receiver) = call(&connection, DELTA, &bearer(&first_token), first(DELTA, "n1")).await;
+    receiver.message().await.unwrap();
+    assert_eq!(*picky.shown.lock().unwrap(), [first_token.clone()]);
+
+    // The control plane restarts, and does not take this token again.
+    picky.refused.lock().unwrap().push(first_token.clone());
+    picky.end.notify_waiters();
+    let end = loop {
+        if let Err(end) = receiver.message().await {
+            break end;
+        }
+    };
+    assert!(matches!(&end, StreamEnd::Status(status) if status.code == code::OK), "it is asked to come back: {end}");
+    let shown = async |wanted: bool| {
+        let wanted = format!("\"authStale\":{wanted}");
+        eventually(&wanted, || async {
+            let groups = web::get(desk.outpost.admin().port(), "admin", "/groups").await?.body;
+            assert!(!groups.contains("eyJ"), "a token is shown: {groups}");
+            check(groups.contains(&wanted), || groups.clone())
+        })
+        .await;
+    };
+    shown(true).await;
+    desk.counts("outpost_groups_auth_stale 1").await;
+
+    // What is held is served at once; the newer token opens the stream again.
+    let (_sender, mut receiver) = call(&connection, DELTA, &bearer(&second_token), first(DELTA, "n1")).await;
+    receiver.message().await.unwrap();
+    shown(false).await;
+    assert_eq!(picky.shown.lock().unwrap().last(), Some(&second_token));
 }

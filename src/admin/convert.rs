@@ -80,6 +80,7 @@ pub fn group(now: Moment, key: &GroupKey, members: usize, report: &exchange::Gro
     Group {
         key: key.to_string(),
         members,
+        auth_stale: report.auth_stale,
         upstream: Stream {
             open: report.stream.is_some(),
             address: report.stream.as_ref().map(|stream| stream.address.to_string()),

@@ -193,6 +193,9 @@ pub struct Group {
     pub members: usize,
     /// Its stream upstream.
     pub upstream: Stream,
+    /// No member's token is good any more: what is held is served.
+    #[serde(default)]
+    pub auth_stale: bool,
     pub types: Vec<GroupType>,
 }
 

@@ -93,6 +93,9 @@ fn membership(client: &Client, group: &Group) -> String {
         text.push_str(&format!(" ({})", clean(error)));
     }
     text.push('\n');
+    if group.auth_stale {
+        text.push_str("credentials: no member's token is good any more; what is held is served, and one member at a time is asked to come back\n");
+    }
     text
 }
 

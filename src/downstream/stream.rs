@@ -15,7 +15,7 @@ use super::{Policy, Shared};
 use crate::breaks;
 use crate::clock::Clock;
 use crate::content::{Served, Sight};
-use crate::exchange::{Member, Place};
+use crate::exchange::{Credential, Member, Place};
 use crate::group::{self, Allowed, Assigned};
 use crate::session::server::{HeardKind, Output, Rejection, Response, Scope, ServerSession};
 use crate::transport::server::{Call, Peer};
@@ -58,6 +58,8 @@ struct Stream<'a> {
     _open: OpenStream,
     variant: Variant,
     identity: Option<group::Identity>,
+    /// The token by which the group's upstream stream may be opened.
+    credential: Option<Credential>,
     messages: Messages,
     sender: Sender,
     member: Option<Member>,
@@ -137,6 +139,7 @@ impl<'a> Stream<'a> {
             _open: shared.parts.metrics.opened(service, label),
             variant,
             identity,
+            credential: credential(shared, proven.as_ref()),
             messages,
             sender,
             member: None,
@@ -171,7 +174,12 @@ impl<'a> Stream<'a> {
                 }
                 Event::Message(Some(Err(RecvError::Http(_)))) | Event::Flushed(Err(_)) => return "client_reset",
                 Event::Flushed(Ok(())) => self.written(now),
-                Event::Woken | Event::Ending => {}
+                Event::Woken => {
+                    if self.member.as_ref().is_some_and(Member::is_asked_back) || self.own.is_asked_back() {
+                        self.close("asked_back", Status::new(code::OK, ""));
+                    }
+                }
+                Event::Ending => {}
                 Event::Place(place) => self.own.placed(place),
                 Event::Time => {
                     if let Some(reason) = self.on_time(now) {
@@ -370,7 +378,8 @@ impl Stream<'_> {
             unmatched: unmatched.map(Arc::from),
         });
         let wake = self.wake.clone();
-        let member = parts.exchange.join(key, presented, Arc::new(move || wake.notify_one()));
+        let waker = Arc::new(move || wake.notify_one());
+        let member = parts.exchange.join_with(key, presented, self.credential.clone(), waker);
         let granted = own::granted(sensitive_ok, self.identity.as_ref(), &self.policy);
         self.refused.clone_from(&granted.refused);
         self.listed.client.session().join(granted);
@@ -481,6 +490,13 @@ impl Stream<'_> {
             metrics.took(&type_url, Stage::Written, now.since(received));
         }
     }
+}
+
+/// Where streams upstream are opened by tokens of members: that of this one.
+fn credential(shared: &Shared, identity: Option<&Identity>) -> Option<Credential> {
+    let identity = identity.filter(|_| shared.settings.transport.gate.token_required)?;
+    let expires = shared.parts.clock.until(identity.not_after());
+    Some(Credential { token: identity.token()?.clone(), expires })
 }
 
 /// When the token that proved who calls has ended, within what clocks may

@@ -105,12 +105,13 @@ struct Total {
 
 impl Collector for Gauges {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
-        let (mut groups, mut members) = (0, 0);
+        let (mut groups, mut members, mut stale) = (0, 0, 0);
         let mut types: BTreeMap<&'static str, Total> = BTreeMap::new();
         let now: Moment = self.0.clock.now();
         self.0.each(|inner| {
             groups += 1;
             members += inner.members();
+            stale += usize::from(inner.credentials.is_stale());
             for (type_url, resources) in inner.state().sizes() {
                 types.entry(type_url.short()).or_default().resources += resources;
             }
@@ -127,6 +128,8 @@ impl Collector for Gauges {
         gauge(&mut encoder, "private_groups", help, None, [(None, self.0.private.len() as f64)])?;
         let help = "Private groups that there may be";
         gauge(&mut encoder, "private_groups_limit", help, None, [(None, self.0.most_private() as f64)])?;
+        let help = "Groups of which no member has a token that is still good: they serve what they hold";
+        gauge(&mut encoder, "groups_auth_stale", help, None, [(None, stale as f64)])?;
         let held = types.iter().map(|(name, total)| (Some(*name), total.resources as f64));
         gauge(&mut encoder, "resources", "Names held, summed over groups", None, held)?;
         let ages = types.iter().filter_map(|(name, total)| Some((Some(*name), total.oldest?.as_secs_f64())));

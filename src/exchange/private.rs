@@ -7,7 +7,7 @@
 //! are so many [`Place`]s and no more; who finds none waits for its turn.
 
 use super::slot::{Inner, Slot};
-use super::{Exchange, GroupHandle, GroupState, Member, MemberId, Waker};
+use super::{Credential, Exchange, GroupHandle, GroupState, Member, MemberId, Waker};
 use crate::group::GroupKey;
 use crate::session::Pass;
 use crate::xds::Kind;
@@ -96,13 +96,20 @@ impl Exchange {
     }
 
     /// A stream gets a group of its own, which presents `presented` upstream.
-    pub fn join_private(self: &Arc<Self>, place: Place, presented: Presented, waker: Waker) -> Member {
+    /// `credential` may open its upstream stream.
+    pub fn join_private(
+        self: &Arc<Self>,
+        place: Place,
+        presented: Presented,
+        credential: Option<Credential>,
+        waker: Waker,
+    ) -> Member {
         let presented = self.extensions.share(presented);
         let number = self.members.fetch_add(1, Ordering::Relaxed) + 1;
         let (id, key, now) = (MemberId(number), GroupKey::private(number), self.clock.now());
         let state = GroupState::private(now, self.store.clone(), &self.timing);
         let slot = Arc::new(Slot::new(key.clone(), Inner::new(state, now)));
-        slot.lock().join(id, presented, waker);
+        slot.lock().join(id, presented, credential, waker);
         self.private.slots.insert(key, slot.clone());
         self.act(&slot, |_, _| ());
         Member { id, group: GroupHandle { exchange: self.clone(), slot }, _place: Some(place) }

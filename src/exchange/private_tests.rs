@@ -114,7 +114,7 @@ fn what_is_passed_on_is_stated_until_it_is_answered() {
 
 fn join(exchange: &Arc<Exchange>) -> Member {
     let waker: Waker = Arc::new(|| {});
-    exchange.join_private(exchange.try_place().expect("a place"), Bytes::from_static(b"node").into(), waker)
+    exchange.join_private(exchange.try_place().expect("a place"), Bytes::from_static(b"node").into(), None, waker)
 }
 
 #[tokio::test]

@@ -14,6 +14,8 @@ pub struct GroupReport {
     pub reach: Reach,
     /// The upstream whose stream stands, since when, and when it was last heard.
     pub stream: Option<StreamReport>,
+    /// No member has presented a token that is still good: what is held is served.
+    pub auth_stale: bool,
     /// In writing order.
     pub types: Vec<TypeReport>,
 }
@@ -126,7 +128,7 @@ impl GroupState {
             Line::Down { .. } => None,
         };
         let types = self.types.values().map(|kind| self.report_type(now, kind)).collect();
-        GroupReport { reach: self.served().upstream.clone(), stream, types }
+        GroupReport { reach: self.served().upstream.clone(), stream, auth_stale: false, types }
     }
 
     fn report_type(&self, now: Moment, kind: &GroupType) -> TypeReport {

@@ -1,6 +1,7 @@
 //! One group in the shell: its state behind a lock, what it serves beside it.
 
 use super::core::{GroupState, MemberId};
+use super::credential::{Credential, Credentials};
 use super::{Waker, lock};
 use crate::content::Served;
 use crate::group::GroupKey;
@@ -25,6 +26,7 @@ pub(crate) struct Inner {
     wakers: HashMap<MemberId, Waker>,
     /// The node of the newest member.
     pub(super) presented: Presented,
+    pub(super) credentials: Credentials,
     /// Nobody is a member, since then.
     empty: Option<Moment>,
     /// … for so long that the upstream stream is not needed.
@@ -96,6 +98,7 @@ impl Inner {
             state,
             wakers: HashMap::new(),
             presented: Presented::default(),
+            credentials: Credentials::default(),
             empty: Some(now),
             idle: false,
             idle_from: None,
@@ -119,7 +122,18 @@ impl Inner {
         self.wakers.len()
     }
 
-    pub(super) fn join(&mut self, member: MemberId, presented: Presented, waker: Waker) {
+    pub(super) fn waker(&self, member: MemberId) -> Option<Waker> {
+        self.wakers.get(&member).cloned()
+    }
+
+    pub(super) fn join(
+        &mut self,
+        member: MemberId,
+        presented: Presented,
+        credential: Option<Credential>,
+        waker: Waker,
+    ) {
+        self.dirty |= self.credentials.join(member, credential);
         self.dirty |= self.idle || self.presented != presented;
         self.presented = presented;
         self.wakers.insert(member, waker);
@@ -128,6 +142,7 @@ impl Inner {
 
     pub(super) fn leave(&mut self, now: Moment, member: MemberId) {
         self.wakers.remove(&member);
+        self.credentials.leave(member);
         self.state.leave(now, member);
         if self.wakers.is_empty() {
             self.empty = Some(now);

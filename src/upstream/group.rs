@@ -27,7 +27,7 @@ use crate::session::{Pass, Update, Want};
 use crate::transport::client::StreamEnd;
 use crate::transport::frame::FrameError;
 use crate::xds::time::earliest;
-use crate::xds::{Kind, Moment, TypeUrl, Variant, code};
+use crate::xds::{Kind, Moment, Token, TypeUrl, Variant, code};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Notify, oneshot, watch};
@@ -50,6 +50,8 @@ pub(super) struct Driver {
     wants: Vec<Want>,
     /// What is passed on over the live stream.
     passes: Vec<Pass>,
+    /// The member's token by which the last stream was opened.
+    token: Option<Token>,
     /// The wants may be others, and when they were last read.
     stale: bool,
     read: Option<Moment>,
@@ -79,6 +81,7 @@ impl Driver {
             full_until: Moment::START,
             wants: Vec::new(),
             passes: Vec::new(),
+            token: None,
             stale: true,
             read: None,
             told_problem: false,
@@ -212,6 +215,10 @@ impl Driver {
             None => !self.passes.is_empty() || self.wants.iter().any(|want| want.wildcard || !want.names.is_empty()),
             Some(live) => !self.serves_well(live) || live.site.priority > level && now >= self.full_until,
         };
+        if wanted && self.shared.by_member && self.handle.credential().is_some_and(|token| Some(token) != self.token) {
+            // A member came with another token, which is tried at once.
+            self.not_before = now;
+        }
         if self.live.is_none() && !self.told_problem {
             let problem = self.problem.borrow_and_update().clone();
             if let Some(problem) = problem {
@@ -266,7 +273,11 @@ impl Driver {
             self.full_until = now + self.shared.waits.most.mul_f64(rand::random_range(0.5..1.0));
             return;
         }
-        let metadata = match self.shared.metadata.read() {
+        self.token = if self.shared.by_member { self.handle.credential() } else { None };
+        if self.shared.by_member && self.token.is_none() {
+            return self.without_token(now);
+        }
+        let metadata = match self.shared.metadata.read(self.token.as_ref()) {
             Ok(metadata) => metadata,
             Err(error) => {
                 let reason: Arc<str> = error.to_string().into();
@@ -286,6 +297,7 @@ impl Driver {
             connection: &connection,
             node: self.handle.presented(),
             metadata: &metadata,
+            token: self.token.clone(),
             timing: &self.shared.timing,
             mute: self.shared.waits.mute,
             metrics: &self.shared.metrics,
@@ -301,6 +313,18 @@ impl Driver {
             self.handle.set_rtt(stream.round_trip());
             self.live = Some(stream);
         }
+    }
+
+    /// No member has a good token: what is held is served until one comes back
+    /// with a newer one.
+    fn without_token(&mut self, now: Moment) {
+        self.handle.credential_aged();
+        self.shared.metrics.stream_ended("no_token");
+        if self.live.is_none() {
+            self.told_problem = true;
+            self.handle.stream_lost("no sidecar of this group has presented a bearer token that is still good".into());
+        }
+        self.wait(now, Ended::After(Duration::ZERO));
     }
 
     fn on_event(&mut self, which: Which, event: Event) {
@@ -324,6 +348,9 @@ impl Driver {
 
     fn heard(&mut self, now: Moment, which: Which, heard: &Heard) {
         self.shared.metrics.heard(heard);
+        if self.shared.by_member {
+            self.handle.credential_good();
+        }
         if let Heard::Rejected { type_url, reason } = heard
             && let Some(stream) = self.of(which)
         {
@@ -388,6 +415,11 @@ impl Driver {
             _ => match end.code() {
                 // The next request is as large.
                 code::RESOURCE_EXHAUSTED | code::OUT_OF_RANGE if stream.oversized => Some(Ended::Refused),
+                code::UNAUTHENTICATED if stream.token.is_some() => {
+                    // Another member may have a better one, and a newer one is waited for.
+                    stream.token.clone().into_iter().for_each(|token| self.handle.refuse_credential(token));
+                    Some(Ended::After(Duration::ZERO))
+                }
                 code::UNAUTHENTICATED | code::PERMISSION_DENIED => Some(Ended::Refused),
                 code::RESOURCE_EXHAUSTED => {
                     self.shared.admission.refused();

@@ -1,6 +1,7 @@
 //! What is sent with each stream: fixed metadata, and a token that is read
 //! again for every stream, so that a rotated file is in use at once.
 
+use crate::xds::Token;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use std::path::PathBuf;
 
@@ -11,6 +12,8 @@ pub enum MetadataError {
     Token { path: PathBuf, source: std::io::Error },
     #[error("the token file {} is empty or holds what no HTTP header can; write one token into it", path.display())]
     BadToken { path: PathBuf },
+    #[error("the token of a member holds what no HTTP header can")]
+    Member,
     #[error("metadata {name:?} cannot be sent: name or value is not fit for a header")]
     Pair { name: String },
 }
@@ -35,9 +38,15 @@ impl Metadata {
         Ok(Self { fixed, token })
     }
 
-    /// For a stream that opens now.
-    pub(super) fn read(&self) -> Result<HeaderMap, MetadataError> {
+    /// For a stream that opens now, by a token of a member where there is one.
+    pub(super) fn read(&self, member: Option<&Token>) -> Result<HeaderMap, MetadataError> {
         let mut map = self.fixed.clone();
+        if let Some(token) = member {
+            let value = HeaderValue::from_str(&format!("Bearer {}", token.secret()));
+            let mut value = value.map_err(|_| MetadataError::Member)?;
+            value.set_sensitive(true);
+            map.insert(header::AUTHORIZATION, value);
+        }
         if let Some(path) = &self.token {
             let text =
                 std::fs::read_to_string(path).map_err(|source| MetadataError::Token { path: path.clone(), source })?;
@@ -63,15 +72,17 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("token");
         let metadata = Metadata::new(&[("clusterid".into(), "c1".into())], Some(path.clone())).unwrap();
-        assert!(metadata.read().unwrap_err().to_string().contains("cannot read the token file"));
+        assert!(metadata.read(None).unwrap_err().to_string().contains("cannot read the token file"));
         for token in ["one", "two\n"] {
             std::fs::write(&path, token).unwrap();
-            let map = metadata.read().unwrap();
+            let map = metadata.read(None).unwrap();
             assert_eq!(map["authorization"], format!("Bearer {}", token.trim()));
             assert!(map["authorization"].is_sensitive());
             assert_eq!(map["clusterid"], "c1");
         }
+        let map = Metadata::new(&[], None).unwrap().read(Some(&Token::new("member"))).unwrap();
+        assert!(map["authorization"] == "Bearer member" && map["authorization"].is_sensitive());
         std::fs::write(&path, " \n").unwrap();
-        assert!(metadata.read().unwrap_err().to_string().contains("is empty"));
+        assert!(metadata.read(None).unwrap_err().to_string().contains("is empty"));
     }
 }

@@ -73,7 +73,7 @@ pub async fn probe(config: &config::Upstream, node: &str, clock: &Clock) -> Resu
     let tls = config.tls.as_ref().map(|tls| ClientTls::new(client_files(tls))).transpose()?.map(Arc::new);
     let receive_limit = Limit { bytes: config.message_bytes, remedy: "raise --upstream-max-message-bytes" };
     let options = Options { tls, receive_limit, ..Options::default() };
-    let metadata = Metadata::new(&config.metadata, config.token_file.clone())?.read()?;
+    let metadata = Metadata::new(&config.metadata, config.token_file.clone())?.read(None)?;
     let tries =
         config.endpoints.iter().map(|endpoint| try_one(endpoint, &options, &metadata, config.speak, node, clock));
     Ok(join_all(tries).await)

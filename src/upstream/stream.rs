@@ -11,7 +11,7 @@ use crate::transport::stream::Sender;
 use crate::xds::envelope::Request;
 use crate::xds::node::Presented;
 use crate::xds::time::earliest;
-use crate::xds::{Moment, Timing, TypeUrl, Variant};
+use crate::xds::{Moment, Timing, Token, TypeUrl, Variant};
 use bytes::Bytes;
 use futures_util::FutureExt;
 use http::HeaderMap;
@@ -93,6 +93,8 @@ pub(super) struct Stream {
     /// The raw node it presents.
     pub(super) node: Presented,
     pub(super) opened: Moment,
+    /// The member's token by which it was opened, where that is so.
+    pub(super) token: Option<Token>,
     /// A message came, whatever it was.
     pub(super) heard: bool,
     handle: Connection,
@@ -138,6 +140,7 @@ pub(super) struct Opening<'a> {
     pub(super) variant: Variant,
     pub(super) node: Presented,
     pub(super) metadata: &'a HeaderMap,
+    pub(super) token: Option<Token>,
     pub(super) timing: &'a Timing,
     pub(super) mute: Duration,
     pub(super) metrics: &'a Metrics,
@@ -154,6 +157,7 @@ impl Stream {
             session: ClientSession::new(with.variant, with.node.message(), with.timing),
             node: with.node,
             opened: now,
+            token: with.token,
             heard: false,
             handle: with.connection.clone(),
             leaving: false,

@@ -49,6 +49,11 @@ impl Own {
         self.state = place.map_or(State::None, State::Placed);
     }
 
+    /// The token by which it is to be opened is no good any more.
+    pub(super) fn is_asked_back(&self) -> bool {
+        matches!(&self.state, State::Joined(member) if member.is_asked_back())
+    }
+
     /// The stream has another node from now on, and asks anew.
     pub(super) fn renew(&mut self, presented: Presented) {
         if let State::Joined(member) = std::mem::take(&mut self.state) {
@@ -129,7 +134,8 @@ impl Stream<'_> {
             return self.wait_for_place(now);
         };
         let wake = self.wake.clone();
-        let member = exchange.join_private(place, self.own.presented.clone(), Arc::new(move || wake.notify_one()));
+        let (presented, credential) = (self.own.presented.clone(), self.credential.clone());
+        let member = exchange.join_private(place, presented, credential, Arc::new(move || wake.notify_one()));
         self.listed.client.set_private(Some(member.group().key().clone()));
         self.own.state = State::Joined(member);
     }
