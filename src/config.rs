@@ -107,6 +107,8 @@ pub struct Downstream {
     pub private_groups: usize,
     /// Streams end, spread over this time, after a request to stop.
     pub drain: Duration,
+    /// Identities that client status tells of every stream.
+    pub status_viewers: Vec<String>,
 }
 
 /// Files are re-read when they change.

@@ -12,11 +12,12 @@
 //! * [`settings`]: what an operator chooses
 //! * [`clients`]: the streams that stand
 //! * `stream`: one stream
-//! * `services`: which path serves what
+//! * `services`: which path serves what; `csds`: what sidecars have, for tools
 //! * `audit`: what clients wanted and may not have
 
 mod audit;
 pub mod clients;
+mod csds;
 mod metrics;
 mod nacks;
 mod services;
@@ -32,6 +33,7 @@ pub use settings::{Policy, Settings, SettingsError};
 use crate::clock::Clock;
 use crate::content::Store;
 use crate::exchange::Exchange;
+use crate::group;
 use crate::quiet::Quiet;
 use crate::transport::frame::Budget;
 use crate::transport::jwks::Jwks;
@@ -39,6 +41,7 @@ use crate::transport::server::{self, BindError, Bound, Call, Handler, Listen, Se
 use crate::transport::tls::{self, ServerTls};
 use crate::xds::{Status, code};
 use audit::Audit;
+use csds::{Caller, Csds};
 use nacks::Nacks;
 use services::Route;
 use side::Side;
@@ -91,7 +94,8 @@ const REFUSALS: u64 = 3;
 pub fn serve(settings: Settings, policy: Policy, parts: Parts) -> Result<Downstream, BindError> {
     let bound = Bound::bind(&settings.listen)?;
     let addresses = bound.addresses();
-    let (clients, side) = (Arc::new(Clients::default()), Side::new());
+    let clients = Arc::new(Clients::default());
+    let side = Side::new(Csds::new(clients.clone(), parts.exchange.clone(), parts.clock.clone()));
     let (clock, connections) = (parts.clock.clone(), parts.connections.clone());
     let transport = settings.transport.clone();
     let tls = transport.tls.clone();
@@ -169,6 +173,17 @@ impl Downstream {
     }
 }
 
+impl Shared {
+    fn caller(&self, call: &Call) -> Caller {
+        let identity = call.identity.as_ref().map(|identity| Arc::from(identity.as_str()));
+        let policy = self.policy.borrow().clone();
+        let viewer = policy.viewers.iter().any(|viewer| Some(&**viewer) == identity.as_deref());
+        // Credentials stay so whatever else an operator calls sensitive.
+        let sensitive = policy.rules.sensitive().iter().cloned().chain(group::sensitive_types()).collect();
+        Caller { identity, viewer, sensitive }
+    }
+}
+
 impl Handler for Shared {
     async fn handle(self: Arc<Self>, call: Call) {
         let unimplemented = |message: String| {
@@ -178,9 +193,10 @@ impl Handler for Shared {
         match services::route(call.path()) {
             Route::Xds { scope, variant, service } => stream::run(self, call, scope, variant, service).await,
             Route::Side => {
+                let caller = self.caller(&call);
                 let ends = call.identity.as_ref().map(|identity| self.parts.clock.until(identity.not_after()));
                 tokio::select! {
-                    () = self.side.serve(call) => {}
+                    () = self.side.serve(call, caller) => {}
                     () = self.parts.clock.sleep_until_some(ends) => {}
                 }
             }

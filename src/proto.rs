@@ -9,6 +9,7 @@ mod generated {
     include!(concat!(env!("OUT_DIR"), "/outpost_proto.rs"));
 }
 
+pub use generated::envoy::admin::v3 as admin;
 pub use generated::envoy::config::cluster::v3 as cluster;
 pub use generated::envoy::config::core::v3 as core;
 pub use generated::envoy::config::endpoint::v3 as endpoint;
@@ -22,6 +23,8 @@ pub use generated::envoy::extensions::transport_sockets::tls::v3 as tls;
 pub use generated::envoy::service as services;
 pub use generated::envoy::service::discovery::v3 as discovery;
 pub use generated::envoy::service::runtime::v3 as runtime;
+pub use generated::envoy::service::status::v3 as status;
+pub use generated::envoy::r#type::matcher::v3 as matcher;
 pub use generated::google::protobuf;
 pub use generated::google::rpc;
 

@@ -23,14 +23,26 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("files", &["descriptors", "yaml", "xds"]),
     ("logs", &["config", "clock", "xds"]),
     ("exchange", &["session", "group", "content", "clock", "xds"]),
-    ("admin", &["exchange", "session", "group", "config", "content", "clock", "xds"]),
+    ("admin", &["exchange", "session", "group", "config", "content", "descriptors", "clock", "xds"]),
     (
         "upstream",
         &["transport", "files", "exchange", "session", "group", "config", "content", "quiet", "clock", "xds", "proto"],
     ),
     (
         "downstream",
-        &["transport", "exchange", "session", "group", "config", "content", "quiet", "clock", "xds", "proto"],
+        &[
+            "transport",
+            "exchange",
+            "session",
+            "group",
+            "config",
+            "content",
+            "descriptors",
+            "quiet",
+            "clock",
+            "xds",
+            "proto",
+        ],
     ),
     (
         "app",

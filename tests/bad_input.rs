@@ -94,6 +94,7 @@ fn flags(input: &str, files: &Files, taken: &str) -> Vec<String> {
         "no control plane" => vec![("--upstream", "")],
         "unknown flag" => vec![("--nothing", "1")],
         "listen port in use" => vec![("--listen", taken)],
+        "status viewer without name" => vec![("--status-viewer", " ")],
         "admin port in use" => vec![("--admin", taken)],
         "unix socket without its path" => vec![("--listen", "unix:/nonexistent/socket")],
         "unix socket where a file is" => vec![("--listen", unix)],

@@ -9,4 +9,5 @@ mod downstream {
     mod private;
     mod serving;
     mod stack;
+    mod status;
 }

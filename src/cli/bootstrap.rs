@@ -130,6 +130,9 @@ fn cluster(verb: &EnvoyBootstrap) -> Result<Value, Failure> {
             "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address}}]}],
         },
     });
+    if kind == "STRICT_DNS" {
+        cluster["dns_lookup_family"] = json!("V4_PREFERRED");
+    }
     if let Some(ca) = &verb.tls_ca {
         let name = verb.tls_server_name.clone().or(host);
         let name = name.ok_or_else(|| bad("is no name that a certificate can carry; give --tls-server-name"))?;

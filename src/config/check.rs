@@ -130,7 +130,15 @@ impl Check {
             limits: self.limits(flags),
             private_groups: self.count("--max-private-groups", &flags.max_private_groups, 0, 1_000_000),
             drain: self.take("--drain", &flags.drain, units::span(&flags.drain)).unwrap_or_default(),
+            status_viewers: self.status_viewers(flags),
         }
+    }
+
+    fn status_viewers(&mut self, flags: &Flags) -> Vec<String> {
+        if flags.status_viewer.iter().any(|viewer| viewer.trim().is_empty()) {
+            self.problem("--status-viewer", "names nobody; give an identity, such as spiffe://…/sa/operator");
+        }
+        flags.status_viewer.clone()
     }
 
     fn server_tls(&mut self, flags: &Flags) -> Option<ServerTls> {

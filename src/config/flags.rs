@@ -50,6 +50,9 @@ pub struct Flags {
     /// After SIGTERM streams end spread over this time
     #[arg(long, env = "OUTPOST_DRAIN", value_name = "TIME", default_value = "30s")]
     pub drain: String,
+    /// An identity that client status (CSDS) tells of every sidecar, not only of its own. Can be repeated
+    #[arg(long, env = "OUTPOST_STATUS_VIEWER", value_name = "IDENTITY", value_delimiter = ',')]
+    pub status_viewer: Vec<String>,
     /// What responses state as control_plane.identifier
     #[arg(long, env = "OUTPOST_IDENTIFIER", value_name = "TEXT", default_value = "outpost")]
     pub identifier: String,

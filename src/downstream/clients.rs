@@ -1,7 +1,7 @@
 //! The streams that stand, for those who look in.
 
 use crate::group::{GroupKey, Rule};
-use crate::session::server::{NameReport, ServerSession, TypeReport};
+use crate::session::server::{Listing, NameReport, ServerSession, TypeReport};
 use crate::xds::{Moment, TypeUrl, Variant};
 use dashmap::DashMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -100,6 +100,11 @@ impl Client {
     /// Every type it asked for.
     pub fn types(&self, now: Moment) -> Vec<TypeReport> {
         self.session().report(now)
+    }
+
+    /// Every type with its resources, to be read without the session.
+    pub fn listings(&self, now: Moment) -> Vec<Listing> {
+        self.session().listings(now)
     }
 
     /// One name; `None` where the type was never asked for.

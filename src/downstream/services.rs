@@ -50,10 +50,13 @@ static TABLE: &[Row] = &[
 
 /// The services beside xDS, with their methods. No other path is served.
 static SIDE: &[(&str, &[&str])] = &[
+    (STATUS, &["FetchClientStatus", "StreamClientStatus"]),
     ("grpc.health.v1.Health", &["Check", "List", "Watch"]),
     ("grpc.reflection.v1.ServerReflection", &["ServerReflectionInfo"]),
     ("grpc.reflection.v1alpha.ServerReflection", &["ServerReflectionInfo"]),
 ];
+
+const STATUS: &str = "envoy.service.status.v3.ClientStatusDiscoveryService";
 
 /// What a path leads to.
 #[derive(Debug, PartialEq, Eq)]
@@ -66,7 +69,7 @@ pub(super) enum Route {
     },
     /// A unary call of an xDS service (C-001).
     Fetch,
-    /// Health or reflection.
+    /// Health, reflection or client status.
     Side,
     Unknown,
 }
@@ -117,6 +120,10 @@ mod tests {
             for service in &file.services {
                 for method in &service.methods {
                     let path = format!("/{}.{}/{}", file.package, service.name, method.name);
+                    if path.contains(STATUS) {
+                        assert_eq!(route(&path), Route::Side);
+                        continue;
+                    }
                     let Route::Xds { variant, scope, service } = route(&path) else { panic!("no route for {path}") };
                     assert_eq!(variant == Variant::Delta, method.name.starts_with("Delta"), "{path}");
                     assert_eq!(scope == Scope::Aggregated, service == "ads", "{path}");

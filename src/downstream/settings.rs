@@ -28,6 +28,8 @@ pub struct Policy {
     pub identifier: Arc<str>,
     /// Debug types are passed on to the control plane (C-193).
     pub pass_debug: bool,
+    /// Identities that may see what every stream has.
+    pub viewers: Vec<String>,
 }
 
 /// Settings of this side that stay.
@@ -79,6 +81,7 @@ impl Policy {
             message_limit: Limit { bytes, remedy: "raise --max-message-bytes" },
             identifier: config.identifier.as_str().into(),
             pass_debug: config.protocol.pass_debug,
+            viewers: config.downstream.status_viewers.clone(),
         }
     }
 }

@@ -1,7 +1,9 @@
-//! Health and reflection, from tonic's own crates.
+//! Health and reflection, from tonic's own crates, and client status.
 
+use super::csds::{Caller, Csds};
 use super::services;
 use crate::proto::DESCRIPTORS;
+use crate::proto::status::client_status_discovery_service_server::ClientStatusDiscoveryServiceServer;
 use crate::transport::routes;
 use crate::transport::server::Call;
 use tonic::service::Routes;
@@ -16,10 +18,11 @@ pub(super) struct Side {
 }
 
 impl Side {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(csds: Csds) -> Self {
         let health = HealthReporter::new();
         let service = tonic_health::server::HealthService::from_health_reporter(health.clone());
         let mut routes = Routes::new(tonic_health::pb::health_server::HealthServer::new(service));
+        routes = routes.add_service(ClientStatusDiscoveryServiceServer::new(csds));
         let builder = || {
             tonic_reflection::server::Builder::configure()
                 .register_encoded_file_descriptor_set(DESCRIPTORS)
@@ -44,7 +47,8 @@ impl Side {
         }
     }
 
-    pub(super) async fn serve(&self, call: Call) {
+    pub(super) async fn serve(&self, mut call: Call, caller: Caller) {
+        call.request.extensions_mut().insert(caller);
         routes::serve(self.routes.clone(), call).await;
     }
 }

@@ -19,6 +19,7 @@
 #[cfg(feature = "breaks")]
 mod broken;
 mod held;
+mod listing;
 mod order;
 mod poll;
 mod private;
@@ -31,6 +32,7 @@ mod tests;
 mod turn;
 mod verdict;
 
+pub use listing::{Listed, Listing, Standing};
 pub use private::{Demand, Why};
 pub use report::{NameReport, State, TypeReport, Waiting};
 

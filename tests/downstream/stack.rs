@@ -56,6 +56,7 @@ pub(super) fn policy(rules: Rules) -> Policy {
         message_limit: Limit { bytes: 32 << 20, remedy: "raise --max-message-bytes" },
         identifier: "outpost-test".into(),
         pass_debug: false,
+        viewers: Vec::new(),
     }
 }
 

@@ -16,6 +16,7 @@ mod outage;
 mod proxyless;
 mod quirks;
 mod stand_in;
+mod status;
 mod subset;
 mod traffic;
 
@@ -87,6 +88,14 @@ real_tests! {
     1 e6_removal_races_unsubscription => quirks::removal_races_unsubscription;
     1 e7_huge_first_request => quirks::huge_first_request;
     1 v1_virtual_host_on_demand => features::virtual_host_on_demand;
+
+    1 client_status_delta => status::client_status, Delta;
+    1 client_status_sotw => status::client_status, Sotw;
+    1 client_status_by_identity => status::client_status_by_identity;
+    1 bootstrap_delta => status::bootstrap, Delta, false;
+    1 bootstrap_sotw => status::bootstrap, Sotw, false;
+    1 bootstrap_delta_tls => status::bootstrap, Delta, true;
+    1 bootstrap_sotw_tls => status::bootstrap, Sotw, true;
 
     1 grpc_follows => proxyless::follows;
     1 g1_message_limit => proxyless::message_limit;

@@ -12,20 +12,24 @@ import sys
 
 from google.protobuf import descriptor_pb2, descriptor_pool
 
+import envoy.admin
 import envoy.config
 import envoy.extensions.filters.http
 import envoy.extensions.filters.network.http_connection_manager
 import envoy.extensions.transport_sockets.tls
 import envoy.service
+import envoy.type
 import udpa.type
 import xds.type
 
 PACKAGES = (
+    envoy.admin,
     envoy.config,
     envoy.extensions.filters.http,
     envoy.extensions.filters.network.http_connection_manager,
     envoy.extensions.transport_sockets.tls,
     envoy.service,
+    envoy.type,
     udpa.type,
     xds.type,
 )

@@ -61,6 +61,11 @@ impl Bootstrap {
         }))
     }
 
+    /// One that somebody else wrote.
+    pub fn of(bootstrap: Value) -> Self {
+        Self(bootstrap)
+    }
+
     /// Mutual TLS with the control plane, whose certificate must name `sni`.
     pub fn mutual_tls(mut self, files: &ClientFiles, sni: &str) -> Self {
         let context = "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext";

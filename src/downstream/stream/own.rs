@@ -181,6 +181,7 @@ mod tests {
                 message_limit: Limit { bytes: 1, remedy: "" },
                 identifier: "".into(),
                 pass_debug: debug,
+                viewers: Vec::new(),
             };
             let got = granted(served, identity, &policy);
             assert_eq!((secrets(&got), got.health, got.debug), want);
