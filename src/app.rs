@@ -19,6 +19,7 @@ use crate::content::Store;
 use crate::downstream::{self, Downstream, Parts, Policy, SettingsError};
 use crate::exchange::Exchange;
 use crate::logs::Levels;
+use crate::traces::Patches;
 use crate::transport::server::{self, BindError, Listen};
 use crate::upstream::{self, Files, SetupError, Source, Upstream};
 use crate::xds::Timing;
@@ -46,13 +47,15 @@ pub struct Options {
     pub upstream: upstream::Settings,
     /// Of the log, for the admin endpoint to change.
     pub levels: Levels,
+    /// Where traces are asked for; by the same clock.
+    pub patches: Option<Arc<Patches>>,
 }
 
 impl Default for Options {
     fn default() -> Self {
         let timing = Timing::default();
         let upstream = upstream::Settings { timing: timing.clone(), ..upstream::Settings::default() };
-        Self { clock: Clock::system(), timing, upstream, levels: Levels::default() }
+        Self { clock: Clock::system(), timing, upstream, levels: Levels::default(), patches: None }
     }
 }
 
@@ -81,13 +84,14 @@ pub struct Running {
     levels: Levels,
     clock: Clock,
     timing: Timing,
+    patches: Option<Arc<Patches>>,
     admin_stop: Option<oneshot::Sender<()>>,
     tasks: Tasks,
 }
 
 /// Binds everything, then begins. Needs a runtime.
 pub async fn start(config: Config, options: Options) -> Result<Running, StartError> {
-    let Options { clock, timing, upstream: upstream_settings, levels } = options;
+    let Options { clock, timing, upstream: upstream_settings, levels, patches } = options;
     let store = Store::new();
     let sweep_clock = clock.clone();
     let mut registry = Registry::with_prefix("outpost");
@@ -105,6 +109,7 @@ pub async fn start(config: Config, options: Options) -> Result<Running, StartErr
         clock: clock.clone(),
         metrics: downstream::Metrics::register(below),
         connections: server::Metrics::register(below),
+        patches: patches.clone(),
     };
     let policy = Policy::of(&config, timing.clone());
     let downstream = Arc::new(downstream::serve(downstream::Settings::of(&config, &clock)?, policy, parts)?);
@@ -116,6 +121,10 @@ pub async fn start(config: Config, options: Options) -> Result<Running, StartErr
     let sources =
         sources(registry, facts.clone(), (&downstream, &upstream, &exchange), &clock, &configuration, &levels);
     let mut tasks = Tasks::default();
+    if let Some(patches) = &patches {
+        exchange.trace(patches.clone());
+        tasks.spawn("following patches", patches.clone().run());
+    }
     tasks.spawn("the exchange", exchange.clone().run());
     tasks.spawn("the upstream side", upstream.clone().run());
     tasks.spawn("the sweep of the store", sweep(store.clone(), sweep_clock));
@@ -142,6 +151,7 @@ pub async fn start(config: Config, options: Options) -> Result<Running, StartErr
         levels,
         clock,
         timing,
+        patches,
         admin_stop: Some(admin_stop),
         tasks,
     })
@@ -278,5 +288,9 @@ impl Running {
             let _ = stop.send(());
         }
         self.tasks.shutdown().await;
+        if let Some(patches) = self.patches.take() {
+            // It waits for the collector, and not for long.
+            let _ = tokio::task::spawn_blocking(move || patches.shutdown()).await;
+        }
     }
 }

@@ -20,6 +20,7 @@ mod print;
 mod problem;
 mod schema;
 mod settings;
+mod traces;
 mod units;
 
 pub use address::{Endpoint, Listen};
@@ -29,6 +30,7 @@ pub use print::{defaults, effective, json};
 pub use problem::{Excerpt, Problem, Problems};
 pub use schema::schema;
 pub use settings::{Kind, Setting};
+pub use traces::{Traces, TracesError};
 pub use units::span;
 
 use crate::group::Rules;

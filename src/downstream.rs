@@ -35,6 +35,7 @@ use crate::content::Store;
 use crate::exchange::Exchange;
 use crate::group;
 use crate::quiet::Quiet;
+use crate::traces::Patches;
 use crate::transport::frame::Budget;
 use crate::transport::jwks::Jwks;
 use crate::transport::server::{self, BindError, Bound, Call, Handler, Listen, Server};
@@ -56,6 +57,8 @@ pub struct Parts {
     pub clock: Clock,
     pub metrics: Metrics,
     pub connections: server::Metrics,
+    /// Where traces are asked for.
+    pub patches: Option<Arc<Patches>>,
 }
 
 /// A server of sidecars that runs. Dropping it ends every stream at once.

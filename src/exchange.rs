@@ -52,6 +52,7 @@ use crate::clock::Clock;
 use crate::content::{Served, Store};
 use crate::group::GroupKey;
 use crate::session::{Pass, Passed, Update, Want};
+use crate::traces::{Commit, Patch, Patches};
 use crate::xds::node::Presented;
 use crate::xds::{Moment, Name, Timing, Token, TypeUrl};
 use dashmap::DashMap;
@@ -59,7 +60,7 @@ use prometheus_client::registry::Registry;
 use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
 use tokio::sync::Notify;
 
@@ -88,6 +89,8 @@ pub struct Exchange {
     calm: Mutex<Calm>,
     searches: Pace,
     metrics: Metrics,
+    /// Where traces are asked for.
+    patches: OnceLock<Arc<Patches>>,
 }
 
 /// Lets something be done once a second.
@@ -122,6 +125,7 @@ impl Exchange {
             calm: Mutex::default(),
             searches: Pace::default(),
             metrics: Metrics::default(),
+            patches: OnceLock::new(),
         })
     }
 
@@ -170,6 +174,12 @@ impl Exchange {
     /// Some group holds something, or knows that there is nothing.
     pub fn holds_a_snapshot(&self) -> bool {
         self.groups.iter().any(|slot| slot.served().types.values().any(|of| of.complete || !of.tree.is_empty()))
+    }
+
+    /// From now on patches are traced.
+    pub fn trace(&self, patches: Arc<Patches>) {
+        // A second time would be a second program in one process.
+        let _ = self.patches.set(patches);
     }
 
     /// A stream joins the group `key`. `presented` is the raw `Node` that the
@@ -333,6 +343,10 @@ pub struct Member {
 }
 
 impl Member {
+    pub fn key(&self) -> &GroupKey {
+        self.group.key()
+    }
+
     /// From now on the stream wants this of the type, and nothing else of it.
     pub fn want(&self, want: Want) {
         self.group.act(|inner, now| inner.state_mut().want(now, self.id, &want));
@@ -453,7 +467,15 @@ impl GroupHandle {
     /// Commits what the upstream says. After this it may be acknowledged.
     pub fn apply(&self, update: Update) -> Applied {
         let (type_url, label, received) = (update.type_url.clone(), update.label.clone(), update.received);
-        let (applied, now) = self.act(|inner, now| (inner.state_mut().apply(now, update), now));
+        let (applied, now) = self.act(|inner, now| {
+            let applied = inner.state_mut().apply(now, update);
+            // Before anybody is woken, who would tell more of it.
+            if let Some(patches) = self.exchange.patches.get().filter(|_| applied.changed > 0) {
+                let patch = Patch { group: self.key().text().clone(), type_url: type_url.clone(), received };
+                patches.committed(patch, Commit { at: now, changed: applied.changed, label: label.clone() });
+            }
+            (applied, now)
+        });
         self.exchange.metrics.committed(&type_url, applied, now.since(received));
         if applied.changed > 0 {
             tracing::debug!(

@@ -41,6 +41,10 @@ impl Identity {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    pub fn text(&self) -> &Arc<str> {
+        &self.0
+    }
 }
 
 impl fmt::Display for Identity {
@@ -69,6 +73,10 @@ impl GroupKey {
     }
 
     pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    pub fn text(&self) -> &Arc<str> {
         &self.0
     }
 }

@@ -50,7 +50,7 @@
 //! 8. [`upstream`]: drives client sessions over few connections, or serves a
 //!    directory of [`files`]
 //! 9. [`downstream`]: drives server sessions, one task a stream
-//! 10. [`transport`]: HTTP/2, gRPC frames, TLS
+//! 10. [`transport`]: HTTP/2, gRPC frames, TLS; [`traces`]: one of each patch
 //! 11. [`config`], [`cli`], [`admin`], [`logs`]: the operator's side, and [`descriptors`]
 //!     for whatever shows or reads resources as JSON
 //! 12. [`app`]: joins them; [`bench`](mod@bench) and [`demo`] measure and show them
@@ -85,6 +85,7 @@ pub mod logs;
 pub mod proto;
 pub mod quiet;
 pub mod session;
+pub mod traces;
 pub mod transport;
 pub mod upstream;
 pub mod xds;

@@ -4,9 +4,11 @@ use clap::Parser;
 use futures_util::future::BoxFuture;
 use outpost::app;
 use outpost::cli::{self, Cli, Failure, Outcome, Verb};
-use outpost::config::{Given, Layers};
+use outpost::clock::Clock;
+use outpost::config::{Given, Layers, Traces};
 use outpost::demo;
 use outpost::logs;
+use outpost::traces::Patches;
 use outpost::transport::server::Listen;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -77,7 +79,9 @@ async fn serve(given: &Given) -> Result<Outcome, Failure> {
     let internal = |error| Failure::Internal(format!("cannot listen for signals: {error}"));
     let mut signals = Signals::new().map_err(internal)?;
     let wanted = config.admin.address;
-    let start = app::start(config, app::Options { levels, ..app::Options::default() }).await;
+    let options = app::Options { levels, ..app::Options::default() };
+    let patches = patches(&options.clock)?;
+    let start = app::start(config, app::Options { patches, ..options }).await;
     let mut running = start.map_err(|error| Failure::Config(layers.reword(&error.to_string())))?;
     for address in running.addresses() {
         tracing::info!(%address, "sidecars are served");
@@ -102,6 +106,13 @@ async fn serve(given: &Given) -> Result<Outcome, Failure> {
         () = signals.next(&reload) => {}
     }
     Ok(Outcome::Good)
+}
+
+/// Traces, where the environment asks for them.
+fn patches(clock: &Clock) -> Result<Option<Arc<Patches>>, Failure> {
+    let asked = Traces::asked().map_err(|error| Failure::Config(error.to_string()))?;
+    let start = |Traces { named }| Patches::otlp(clock.clone(), named);
+    asked.map(start).transpose().map_err(|error| Failure::Config(error.to_string()))
 }
 
 /// SIGTERM, SIGINT and SIGHUP.

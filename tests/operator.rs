@@ -5,6 +5,9 @@
 #[allow(dead_code, unreachable_pub, reason = "a library in all but name")]
 mod support;
 
+#[path = "operator/traces.rs"]
+mod traces;
+
 use clap::Parser;
 use outpost::app;
 use outpost::cli::{Cli, Verb};

@@ -7,6 +7,7 @@ use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::{ConstCounter, Counter};
+use prometheus_client::metrics::exemplar::HistogramWithExemplars;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::Histogram;
@@ -43,6 +44,12 @@ struct StageLabels {
     stage: &'static str,
 }
 
+/// Of an exemplar, not of a series.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct TraceLabels {
+    trace_id: String,
+}
+
 /// How far a change has come when its time is taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stage {
@@ -74,7 +81,7 @@ pub struct Metrics {
     rejected: Family<ReasonLabels, Counter>,
     hidden: Family<TypeLabels, Counter>,
     unimplemented: Counter,
-    latency: Family<StageLabels, Histogram>,
+    latency: Family<StageLabels, HistogramWithExemplars<TraceLabels>>,
     certificate: Shown,
     keys: ShownKeys,
 }
@@ -98,7 +105,7 @@ impl Metrics {
             rejected: Family::default(),
             hidden: Family::default(),
             unimplemented: Counter::default(),
-            latency: Family::new_with_constructor(|| Histogram::new(SECONDS)),
+            latency: Family::new_with_constructor(|| HistogramWithExemplars::new(SECONDS.into_iter())),
             certificate: Shown::default(),
             keys: ShownKeys::default(),
         };
@@ -181,9 +188,12 @@ impl Metrics {
         self.unimplemented.inc();
     }
 
-    pub(super) fn took(&self, type_url: &TypeUrl, stage: Stage, span: Duration) {
+    /// `trace`, if there is one, becomes the exemplar of its bucket.
+    pub(super) fn took(&self, type_url: &TypeUrl, stage: Stage, span: Duration, trace: Option<String>) {
         let labels = StageLabels { r#type: type_url.short(), stage: stage.label() };
-        self.latency.get_or_create(&labels).observe(span.as_secs_f64());
+        let at = trace.is_some().then(SystemTime::now);
+        let exemplar = trace.map(|trace_id| TraceLabels { trace_id });
+        self.latency.get_or_create(&labels).observe(span.as_secs_f64(), exemplar, at);
     }
 }
 

@@ -5,12 +5,13 @@
 //! is held for one step of it, never while waiting.
 
 mod ending;
+mod news;
 mod own;
 mod pace;
 
 use super::audit::Subject;
 use super::clients::{Client, Entered, Known};
-use super::metrics::{OpenStream, Stage};
+use super::metrics::OpenStream;
 use super::{Policy, Shared};
 use crate::breaks;
 use crate::clock::Clock;
@@ -94,6 +95,8 @@ struct Flight {
     type_url: TypeUrl,
     bytes: usize,
     received: Moment,
+    /// When difference and encoding began and ended.
+    prepared: (Moment, Moment),
 }
 
 struct Closing {
@@ -293,13 +296,11 @@ impl Stream<'_> {
         let asked = self.worth_a_look(&type_url, &ask);
         let heard = self.listed.client.session().handle_ask(now, ask, &self.shared.parts.store)?;
         self.pace.heard(&type_url, &heard.kind, now);
-        let metrics = &self.shared.parts.metrics;
-        metrics.request(&type_url, label(&heard.kind));
+        self.shared.parts.metrics.request(&type_url, label(&heard.kind));
         match &heard.kind {
-            HeardKind::Ack { received: Some(received) } if self.pace.counts(&type_url) => {
-                metrics.took(&type_url, Stage::Ack, now.since(*received));
-            }
+            HeardKind::Ack { received: Some(_) } => self.news_answered(now, &type_url, true),
             HeardKind::Nack(status) => {
+                self.news_answered(now, &type_url, false);
                 let node = self.listed.client.known().map(|known| known.node).unwrap_or_default();
                 self.shared.nacks.log(now, &node, &type_url, status);
             }
@@ -457,7 +458,9 @@ impl Stream<'_> {
         if bytes > self.policy.session.split && response.is_whole() {
             self.note_oversize(now, &response.type_url, bytes);
         }
-        self.flight = Some(Flight { type_url: response.type_url.clone(), bytes, received: response.received });
+        let prepared = (now, self.ready(now));
+        self.flight =
+            Some(Flight { type_url: response.type_url.clone(), bytes, received: response.received, prepared });
         // Mostly the transport takes it at once; else the loop goes on with it.
         if let Some(Ok(())) = self.sender.flush().now_or_never() {
             self.written(now);
@@ -482,12 +485,11 @@ impl Stream<'_> {
 
     /// The last byte was handed over.
     fn written(&mut self, now: Moment) {
-        let Some(Flight { type_url, bytes, received }) = self.flight.take() else { return };
+        let Some(flight) = self.flight.take() else { return };
         self.listed.client.session().written(now);
-        let metrics = &self.shared.parts.metrics;
-        metrics.response(&type_url, bytes);
-        if self.pace.written(&type_url, received, now) {
-            metrics.took(&type_url, Stage::Written, now.since(received));
+        self.shared.parts.metrics.response(&flight.type_url, flight.bytes);
+        if self.pace.written(&flight.type_url, flight.received, now) {
+            self.news_written(now, &flight);
         }
     }
 }

@@ -77,6 +77,7 @@ impl Stack {
             clock: clock.clone(),
             metrics: Metrics::register(below),
             connections: transport::Metrics::register(below),
+            patches: None,
         };
         let downstream = downstream::serve(settings, policy(rules), parts).unwrap();
         let Some(Listen::Tcp(address)) = downstream.addresses().first().cloned() else { panic!("no TCP") };

@@ -14,18 +14,25 @@ pub struct Outpost {
     admin: u16,
     dir: PathBuf,
     flags: Vec<String>,
+    /// Beside the environment of the test.
+    variables: Vec<(String, String)>,
     process: Process,
 }
 
 impl Outpost {
     /// `outpost serve` in front of the control plane on port `upstream`.
     pub async fn start(dir: &Path, upstream: u16, extra: &[&str]) -> Self {
+        Self::start_in(dir, upstream, extra, &[]).await
+    }
+
+    /// … with these variables of the environment.
+    pub async fn start_in(dir: &Path, upstream: u16, extra: &[&str], variables: &[(&str, &str)]) -> Self {
         let (port, admin) = (free_port(), free_port());
         let own = [("--listen", port), ("--upstream", upstream), ("--admin", admin)];
         let mut flags = vec!["serve".to_owned()];
         flags.extend(own.into_iter().flat_map(|(flag, port)| [flag.to_owned(), format!("127.0.0.1:{port}")]));
         flags.extend(extra.iter().map(|&flag| flag.to_owned()));
-        Self::launch(dir, port, admin, flags).await
+        Self::launch(dir, port, admin, flags, variables).await
     }
 
     /// `outpost serve` with these flags and values, addresses among them.
@@ -35,12 +42,14 @@ impl Outpost {
             flags[at + 1].rsplit(':').next().and_then(|port| port.parse().ok()).expect("a port")
         };
         let all = std::iter::once("serve").chain(flags.iter().copied()).map(str::to_owned).collect();
-        Self::launch(dir, port("--listen"), port("--admin"), all).await
+        Self::launch(dir, port("--listen"), port("--admin"), all, &[]).await
     }
 
-    async fn launch(dir: &Path, port: u16, admin: u16, flags: Vec<String>) -> Self {
-        let process = spawn(dir, &flags);
-        let mut this = Self { port, admin, dir: dir.to_owned(), flags, process };
+    async fn launch(dir: &Path, port: u16, admin: u16, flags: Vec<String>, variables: &[(&str, &str)]) -> Self {
+        let variables: Vec<_> =
+            variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let process = spawn(dir, &flags, &variables);
+        let mut this = Self { port, admin, dir: dir.to_owned(), flags, variables, process };
         this.ready().await;
         this
     }
@@ -64,7 +73,7 @@ impl Outpost {
     /// upstream a cold Outpost has none.
     pub fn restart(&mut self) {
         self.kill();
-        self.process = spawn(&self.dir, &self.flags);
+        self.process = spawn(&self.dir, &self.flags, &self.variables);
     }
 
     pub async fn ready(&mut self) {
@@ -145,8 +154,8 @@ fn program() -> &'static str {
     env!("CARGO_BIN_EXE_outpost")
 }
 
-fn spawn(dir: &Path, flags: &[String]) -> Process {
+fn spawn(dir: &Path, flags: &[String], variables: &[(String, String)]) -> Process {
     let mut command = Command::new(program());
-    command.args(flags).env("RUST_BACKTRACE", "1");
+    command.args(flags).env("RUST_BACKTRACE", "1").envs(variables.iter().cloned());
     Process::start(dir, "outpost", &mut command)
 }

@@ -24,8 +24,9 @@ struct OfType {
     /// Content that came after this is news to the client; what came before
     /// answers its request.
     known: Moment,
-    /// The answer to the newest response tells how fast a change travels.
-    counts: bool,
+    /// The newest response was news, which came from upstream then: the answer to it
+    /// tells how fast a change travels.
+    news: Option<Moment>,
     answered: bool,
 }
 
@@ -38,22 +39,22 @@ impl Pace {
         self.heard = true;
         self.partial = None;
         if *kind == HeardKind::First {
-            self.types.insert(type_url.clone(), OfType { known: now, counts: false, answered: false });
+            self.types.insert(type_url.clone(), OfType { known: now, news: None, answered: false });
         }
     }
 
     /// A response of the type was handed over. Does it carry news?
     pub(super) fn written(&mut self, type_url: &TypeUrl, received: Moment, now: Moment) -> bool {
         let Some(of) = self.types.get_mut(type_url) else { return false };
-        of.counts = received > of.known;
+        of.news = (received > of.known).then_some(received);
         of.known = now;
         of.answered = true;
-        of.counts
+        of.news.is_some()
     }
 
-    /// Does the ACK that came tell how fast a change travels? Once per response.
-    pub(super) fn counts(&mut self, type_url: &TypeUrl) -> bool {
-        self.types.get_mut(type_url).is_some_and(|of| std::mem::take(&mut of.counts))
+    /// When the news came to which an answer is here. Once per response.
+    pub(super) fn news(&mut self, type_url: &TypeUrl) -> Option<Moment> {
+        self.types.get_mut(type_url)?.news.take()
     }
 
     /// It had a response, or asked for nothing.

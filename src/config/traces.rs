@@ -1,0 +1,89 @@
+//! Whether the standard `OTEL_*` variables ask for traces. What they say beside
+//! that (endpoint, headers, sampler, resource) is read by the library that sends them.
+
+/// What they ask for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Traces {
+    /// The service has a name there already.
+    pub named: bool,
+}
+
+/// Why they cannot be followed: the variable, and what it may say.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{variable} {value:?}: {what}")]
+pub struct TracesError {
+    variable: &'static str,
+    value: String,
+    what: &'static str,
+}
+
+impl Traces {
+    /// Reads the environment. `None`: no traces are asked for.
+    pub fn asked() -> Result<Option<Self>, TracesError> {
+        Self::of(|name| std::env::var(name).ok().filter(|value| !value.is_empty()))
+    }
+
+    fn of(env: impl Fn(&str) -> Option<String>) -> Result<Option<Self>, TracesError> {
+        if env("OTEL_SDK_DISABLED").is_some_and(|value| value.eq_ignore_ascii_case("true")) {
+            return Ok(None);
+        }
+        let endpoints = ["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"];
+        let asked = match env("OTEL_TRACES_EXPORTER") {
+            None => endpoints.iter().any(|name| env(name).is_some()),
+            Some(value) if value == "otlp" => true,
+            Some(value) if value == "none" => false,
+            Some(value) => {
+                let what = "traces are sent by otlp, or by none";
+                return Err(TracesError { variable: "OTEL_TRACES_EXPORTER", value, what });
+            }
+        };
+        if !asked {
+            return Ok(None);
+        }
+        for variable in ["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"] {
+            match env(variable) {
+                Some(value) if value == "grpc" => break,
+                Some(value) => {
+                    return Err(TracesError { variable, value, what: "OTLP is spoken over grpc only; name that port" });
+                }
+                None => {}
+            }
+        }
+        Ok(Some(Self { named: env("OTEL_SERVICE_NAME").is_some() }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(variables: &[(&str, &str)]) -> Result<Option<Traces>, String> {
+        let env = |name: &str| variables.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned());
+        Traces::of(env).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn an_endpoint_or_the_exporter_asks_for_them() {
+        let endpoint = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4317");
+        let plain = Ok(Some(Traces { named: false }));
+        assert_eq!(of(&[]), Ok(None));
+        assert_eq!(of(&[endpoint]), plain);
+        assert_eq!(of(&[("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://c:4317")]), plain);
+        assert_eq!(of(&[("OTEL_TRACES_EXPORTER", "otlp")]), plain);
+        assert_eq!(of(&[endpoint, ("OTEL_SERVICE_NAME", "edge")]), Ok(Some(Traces { named: true })));
+        assert_eq!(of(&[endpoint, ("OTEL_TRACES_EXPORTER", "none")]), Ok(None));
+        assert_eq!(of(&[endpoint, ("OTEL_SDK_DISABLED", "TRUE")]), Ok(None));
+        assert_eq!(of(&[endpoint, ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")]), plain);
+    }
+
+    #[test]
+    fn what_cannot_be_followed_is_told() {
+        let endpoint = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4318");
+        let told = of(&[("OTEL_TRACES_EXPORTER", "zipkin")]).unwrap_err();
+        assert_eq!(told, "OTEL_TRACES_EXPORTER \"zipkin\": traces are sent by otlp, or by none");
+        let told = of(&[endpoint, ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf")]).unwrap_err();
+        assert!(told.starts_with("OTEL_EXPORTER_OTLP_PROTOCOL \"http/protobuf\": OTLP is spoken over grpc"), "{told}");
+        let own = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "grpc");
+        assert!(of(&[endpoint, own, ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json")]).is_ok(), "its own variable wins");
+    }
+}
