@@ -62,10 +62,16 @@ impl GroupKey {
         Self(text.into())
     }
 
-    /// The group of one stream, for what must not be shared. No rule renders to
-    /// this: `;` is escaped.
-    pub fn private(number: u64) -> Self {
-        Self(format!("{PRIVATE}{number}").into())
+    /// The group of one stream, which is a member of `group`, for what must not be
+    /// shared. No rule renders to this: `;` is escaped.
+    pub fn private(number: u64, group: &Self) -> Self {
+        Self(format!("{PRIVATE}{number};{group}").into())
+    }
+
+    /// The text of the key, or of that of which this is a private group.
+    pub fn base(&self) -> &str {
+        let base = self.0.strip_prefix(PRIVATE).and_then(|rest| rest.split_once(';'));
+        base.map_or(&self.0, |(_, base)| base)
     }
 
     pub fn is_private(&self) -> bool {

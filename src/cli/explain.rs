@@ -241,4 +241,27 @@ resource c1: subscribed by name
 ";
         assert_eq!(text, want);
     }
+
+    #[test]
+    fn a_private_group_and_why() {
+        let each = ClientType {
+            type_url: "t/sds".into(),
+            short: "sds".into(),
+            sync: Sync::Synced,
+            age_seconds: Seconds(3.0),
+            wildcard: false,
+            names: 1,
+            version: String::new(),
+            last_nack: None,
+            waits: vec![],
+            private: Some("names that must not be cached".into()),
+        };
+        let held = GroupType { type_url: "t/sds".into(), resources: 1, names: 1, ..GroupType::default() };
+        let upstream = Stream { last_error: Some("cut".into()), ..Stream::default() };
+        let group = Group { upstream, types: vec![held], ..Group::default() };
+        let want = "  private group: names that must not be cached; its upstream stream is not open (cut)\n  \
+                    it holds 1 resource at version \"\", never confirmed by the upstream; it wants 1 name upstream\n";
+        assert_eq!(private("names that must not be cached", &each, Some(&group)), want);
+        assert!(private("so", &each, None).ends_with("it is not there yet\n"));
+    }
 }

@@ -513,7 +513,9 @@ impl GroupType {
     fn forget(&mut self, name: &Name) {
         self.leases.end(name);
         self.globs.remove(name);
-        self.notes.serve |= self.apart.remove(name);
+        if !self.apart.is_empty() && !self.covers(name, &[]) {
+            self.notes.serve |= self.apart.remove(name);
+        }
     }
 
     /// What a glob covers among what is held and present.

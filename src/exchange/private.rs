@@ -96,9 +96,11 @@ impl Exchange {
     }
 
     /// A stream gets a group of its own, which presents `presented` upstream.
-    /// `credential` may open its upstream stream.
+    /// `of` is the group that it is a member of beside; `credential` may open the
+    /// upstream stream.
     pub fn join_private(
         self: &Arc<Self>,
+        of: &GroupKey,
         place: Place,
         presented: Presented,
         credential: Option<Credential>,
@@ -106,7 +108,7 @@ impl Exchange {
     ) -> Member {
         let presented = self.extensions.share(presented);
         let number = self.members.fetch_add(1, Ordering::Relaxed) + 1;
-        let (id, key, now) = (MemberId(number), GroupKey::private(number), self.clock.now());
+        let (id, key, now) = (MemberId(number), GroupKey::private(number, of), self.clock.now());
         let state = GroupState::private(now, self.store.clone(), &self.timing);
         let slot = Arc::new(Slot::new(key.clone(), Inner::new(state, now)));
         slot.lock().join(id, presented, credential, waker);

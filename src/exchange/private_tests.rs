@@ -5,6 +5,7 @@ use super::tests::{Bench, ONE, TWO, kind, removing, resource, update, with};
 use super::{Exchange, Member, Waker};
 use crate::clock::Clock;
 use crate::content::Store;
+use crate::group::GroupKey;
 use crate::session::{Pass, Passed, Update};
 use crate::xds::envelope::Resource;
 use crate::xds::{Timing, TypeUrl};
@@ -58,6 +59,10 @@ fn a_wildcard_tells_what_must_not_be_kept_and_what_is_gone() {
     let mut bench = Bench::wanting("eds", &["*"]);
     bench.apply(Update { answers_wildcard: true, ..of(vec![uncached("eds", "A1"), resource("eds", "B1")]) });
     assert_eq!((bench.apart(), bench.shows("eds")), (vec!["A".to_owned()], "B1".into()));
+    bench.want(TWO, "eds", &["A"]);
+    bench.want(TWO, "eds", &[]);
+    bench.seconds(100);
+    assert_eq!(bench.apart(), ["A"], "the wildcard covers it still");
     assert_eq!(bench.apply(removing("eds", &["A"])), [1]);
     assert!(bench.apart().is_empty());
 }
@@ -114,7 +119,8 @@ fn what_is_passed_on_is_stated_until_it_is_answered() {
 
 fn join(exchange: &Arc<Exchange>) -> Member {
     let waker: Waker = Arc::new(|| {});
-    exchange.join_private(exchange.try_place().expect("a place"), Bytes::from_static(b"node").into(), None, waker)
+    let (of, place) = (GroupKey::new("shop;x"), exchange.try_place().expect("a place"));
+    exchange.join_private(&of, place, Bytes::from_static(b"node").into(), None, waker)
 }
 
 #[tokio::test]
@@ -123,6 +129,7 @@ async fn a_private_group_is_found_by_nobody_and_goes_with_its_stream() {
     exchange.limit_private(2);
     let (one, two) = (join(&exchange), join(&exchange));
     assert_ne!(one.group().key(), two.group().key());
+    assert_eq!((one.group().key().base(), GroupKey::new("shop;x").base()), ("shop;x", "shop;x"));
     let (key, handle) = (one.group().key().clone(), one.group().clone());
     assert!(exchange.group(&key).is_some() && exchange.groups().is_empty());
     assert!(exchange.try_place().is_none());

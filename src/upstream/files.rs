@@ -232,14 +232,15 @@ impl Files {
         if !std::mem::replace(&mut driven.open, true) {
             driven.handle.stream_opened(self.name.clone());
         }
-        let view = loaded.view(key.as_str());
+        let view = loaded.view(key.base());
         let told = &mut driven.told;
         driven.handle.answer(|now, group, wants| told.say(view, wants, now, |of| group.held_versions(of)));
     }
 
     async fn drive_all(&self, groups: &mut Groups) {
-        for handle in self.exchange.groups() {
-            self.drive(groups, handle.key());
+        let private: Vec<_> = groups.keys().filter(|key| key.is_private()).cloned().collect();
+        for key in self.exchange.groups().iter().map(|handle| handle.key().clone()).chain(private) {
+            self.drive(groups, &key);
             tokio::task::yield_now().await;
         }
     }

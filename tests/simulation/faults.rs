@@ -15,9 +15,11 @@ pub enum Fault {
     InvalidResponse,
     ClockJump,
     BehindReplica,
+    /// No fault: something was asked in a private group.
+    PrivateGroup,
 }
 
-pub const ALL: [Fault; 11] = [
+pub const ALL: [Fault; 12] = [
     Fault::SidecarLost,
     Fault::UpstreamLost,
     Fault::UpstreamRestart,
@@ -29,6 +31,7 @@ pub const ALL: [Fault; 11] = [
     Fault::InvalidResponse,
     Fault::ClockJump,
     Fault::BehindReplica,
+    Fault::PrivateGroup,
 ];
 
 #[derive(Clone, Debug, Default)]

@@ -4,6 +4,7 @@
 use super::faults::Fault;
 use super::faults::Faults;
 use bytes::Bytes;
+use outpost::proto::discovery::resource::CacheControl;
 use outpost::proto::discovery::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse, Resource,
 };
@@ -18,6 +19,8 @@ pub const EDS: &str = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadA
 pub const LDS: &str = "type.googleapis.com/envoy.config.listener.v3.Listener";
 pub const RDS: &str = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration";
 pub const TYPES: [&str; 4] = [CDS, EDS, LDS, RDS];
+const UNCACHED: &str = "b";
+const WRAPPER: &str = "type.googleapis.com/envoy.service.discovery.v3.Resource";
 pub const NAMES: [&str; 6] = ["a", "b", "c", "d", "e", "f"];
 
 /// Group, type.
@@ -35,6 +38,8 @@ pub struct Plane {
     epoch: u32,
     /// Like istiod: no versions for resources, so everything again on a new stream.
     pub versionless: bool,
+    /// The name `UNCACHED` must not be cached.
+    pub uncached: bool,
     versions: BTreeMap<Place, u64>,
     pub streams: BTreeMap<u64, PlaneStream>,
     streams_opened: u64,
@@ -225,15 +230,23 @@ impl Plane {
         let place = (stream.group, url);
         let world = self.world.entry(place).or_default();
         let label = format!("{}-{}", self.epoch, self.versions.get(&place).copied().unwrap_or_default());
-        let (epoch, versionless) = (self.epoch, self.versionless);
+        let (epoch, versionless, uncached) = (self.epoch, self.versionless, self.uncached);
+        let control = |name: &str| (uncached && name == UNCACHED).then_some(CacheControl { do_not_cache: true });
         let version = |seq: u64| if versionless { String::new() } else { format!("{epoch}.{seq}") };
         let Some(sub) = stream.types.get_mut(url) else { return };
         let any = |name: &str, seq: u64| Any { type_url: url.into(), value: resource(place.0, url, name, seq) };
         stream.nonce += 1;
         let nonce = format!("{id}.{}", stream.nonce);
         let message: Bytes = if stream.variant == Variant::Sotw {
-            let resources: Vec<Any> =
-                world.iter().filter(|(name, _)| sub.covers(name)).map(|(name, seq)| any(name, *seq)).collect();
+            let said = |(name, seq): (&&str, &u64)| match control(name) {
+                None => any(name, *seq),
+                cache_control => {
+                    let (name, resource) = ((*name).into(), Some(any(name, *seq)));
+                    let wrapped = Resource { name, resource, cache_control, ..Default::default() };
+                    Any { type_url: WRAPPER.into(), value: wrapped.encode_to_vec().into() }
+                }
+            };
+            let resources: Vec<Any> = world.iter().filter(|(name, _)| sub.covers(name)).map(said).collect();
             let full = TypeUrl::new(url).full_state();
             if (sub.names.is_empty() && !sub.wildcard) || (resources.is_empty() && !full) {
                 return;
@@ -260,6 +273,7 @@ impl Plane {
                     name: (*name).into(),
                     version: version(*seq),
                     resource: Some(any(name, *seq)),
+                    cache_control: control(name),
                     ..Default::default()
                 });
             }

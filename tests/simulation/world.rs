@@ -9,7 +9,7 @@ use bytes::Bytes;
 use outpost::content::Store;
 use outpost::exchange::core::{GroupState, MemberId};
 use outpost::session::client::{ClientSession, Output as ClientOutput};
-use outpost::session::server::{Granted, Output, Scope, ServerSession, Settings};
+use outpost::session::server::{Demand, Granted, Output, Scope, ServerSession, Settings};
 use outpost::xds::{Ask, Limits, Moment, Timing, TypeUrl, Variant};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -17,6 +17,8 @@ use std::time::Duration;
 
 const GROUPS: usize = 2;
 const SIDECARS: usize = 5;
+/// The groups, and then the private one of each sidecar.
+const SLOTS: usize = GROUPS + SIDECARS;
 /// Responses that a reader's buffers hold before its stream counts as unread.
 const WINDOW: usize = 2;
 
@@ -56,6 +58,13 @@ struct Served {
     replica: usize,
     session: ServerSession,
     member: Option<MemberId>,
+    /// It has a private group.
+    own: bool,
+}
+
+/// What the nodes of a slot see of the world.
+fn seen_by(slot: usize) -> usize {
+    if slot < GROUPS { slot } else { (slot - GROUPS) % GROUPS }
 }
 
 impl World {
@@ -66,6 +75,7 @@ impl World {
         let settings = Arc::new(Settings { timing: timing.clone(), ..Settings::default() });
         let mut plane = Plane::default();
         plane.versionless = rng.chance(30);
+        plane.uncached = rng.chance(40);
         for group in 0..GROUPS {
             for url in TYPES {
                 for name in &NAMES[..3] {
@@ -77,10 +87,11 @@ impl World {
             .map(|_| {
                 let store = Store::new();
                 let group = || GroupState::new(start, store.clone(), Arc::new(timing.clone()));
+                let private = || GroupState::private(start, store.clone(), &timing);
                 Replica {
-                    groups: (0..GROUPS).map(|_| group()).collect(),
+                    groups: (0..GROUPS).map(|_| group()).chain((0..SIDECARS).map(|_| private())).collect(),
                     store: store.clone(),
-                    links: (0..GROUPS).map(|_| None).collect(),
+                    links: (0..SLOTS).map(|_| None).collect(),
                     variant: if rng.chance(70) { Variant::Delta } else { Variant::Sotw },
                     cut: false,
                     frozen: vec![None; GROUPS],
@@ -190,7 +201,7 @@ impl World {
 
     /// Something moves between a replica and the control plane.
     fn deliver_upstream(&mut self) -> Result<(), String> {
-        let (replica, group) = (self.rng.below(2), self.rng.below(GROUPS));
+        let (replica, group) = (self.rng.below(2), self.slot());
         if self.replicas[replica].links[group].is_none() {
             self.open_upstream(replica, group);
         }
@@ -213,16 +224,28 @@ impl World {
         Ok(())
     }
 
+    /// A group, or one of the private ones that there are.
+    fn slot(&mut self) -> usize {
+        let private = (0..SIDECARS).filter(|at| self.served[*at].as_ref().is_some_and(|served| served.own));
+        let private: Vec<usize> = private.map(|at| GROUPS + at).collect();
+        match private.is_empty() || self.rng.chance(60) {
+            true => self.rng.below(GROUPS),
+            false => *self.rng.pick(&private),
+        }
+    }
+
     fn open_upstream(&mut self, at: usize, group: usize) {
+        let private = group.checked_sub(GROUPS).map(|sidecar| self.served[sidecar].as_ref());
+        let needed = private.is_none_or(|served| served.is_some_and(|served| served.own && served.replica == at));
         let replica = &mut self.replicas[at];
-        if replica.cut {
+        if replica.cut || !needed {
             return;
         }
-        let id = self.plane.open(group, replica.variant);
+        let id = self.plane.open(seen_by(group), replica.variant);
         let session = ClientSession::new(replica.variant, Bytes::from_static(b"\x0a\x01x"), &self.settings.timing);
         replica.links[group] = Some(Uplink { id, session, to_plane: VecDeque::new() });
         replica.groups[group].stream_opened(self.now, "plane".into());
-        replica.frozen[group] = None;
+        replica.frozen.get_mut(group).into_iter().for_each(|frozen| *frozen = None);
     }
 
     fn close_upstream(&mut self, at: usize, group: usize, reason: &str) {
@@ -230,7 +253,9 @@ impl World {
         if let Some(link) = replica.links[group].take() {
             self.plane.streams.remove(&link.id);
             replica.groups[group].stream_lost(self.now, reason.into());
-            replica.frozen[group] = Some(trees(&replica.groups[group]));
+            if let Some(frozen) = replica.frozen.get_mut(group) {
+                *frozen = Some(trees(&replica.groups[group]));
+            }
         }
     }
 
@@ -260,11 +285,21 @@ impl World {
             && let Some(member) = served.member
         {
             self.replicas[served.replica].groups[self.sidecars[at].group].leave(self.now, member);
+            self.end_own(at, served.replica);
         }
     }
 
+    /// The private group of a sidecar goes, with its stream.
+    fn end_own(&mut self, at: usize, replica: usize) {
+        let (slot, replica) = (GROUPS + at, &mut self.replicas[replica]);
+        if let Some(link) = replica.links[slot].take() {
+            self.plane.streams.remove(&link.id);
+        }
+        replica.groups[slot] = GroupState::private(self.now, replica.store.clone(), &self.settings.timing);
+    }
+
     fn lose_upstream(&mut self) {
-        let (replica, group) = (self.rng.below(2), self.rng.below(GROUPS));
+        let (replica, group) = (self.rng.below(2), self.slot());
         if self.replicas[replica].links[group].is_some() {
             self.faults.fired(Fault::UpstreamLost);
             self.close_upstream(replica, group, "connection reset");
@@ -281,14 +316,14 @@ impl World {
         self.replicas[at].cut ^= true;
         if self.replicas[at].cut {
             self.faults.fired(Fault::UpstreamCut);
-            for group in 0..GROUPS {
+            for group in 0..SLOTS {
                 self.close_upstream(at, group, "the WAN is cut");
             }
         }
     }
 
     fn misbehave(&mut self) {
-        let (replica, group) = (self.rng.below(2), self.rng.below(GROUPS));
+        let (replica, group) = (self.rng.below(2), self.slot());
         if let Some(link) = &self.replicas[replica].links[group] {
             self.plane.misbehave(link.id, &mut self.faults);
         }
@@ -314,13 +349,13 @@ impl World {
         let sidecar = &mut self.sidecars[at];
         sidecar.connect();
         let session = ServerSession::new(Scope::Aggregated, sidecar.variant, self.settings.clone());
-        self.served[at] = Some(Served { replica, session, member: None });
+        self.served[at] = Some(Served { replica, session, member: None, own: false });
     }
 
     /// Runs what is due in both replicas until nothing more is said.
     fn settle_replicas(&mut self) -> Result<(), String> {
         for at in 0..self.replicas.len() {
-            for group in 0..GROUPS {
+            for group in 0..SLOTS {
                 self.run_group(at, group);
             }
         }
@@ -328,7 +363,7 @@ impl World {
             self.run_stream(at)?;
         }
         for at in 0..self.replicas.len() {
-            for group in 0..GROUPS {
+            for group in 0..SLOTS {
                 self.run_group(at, group);
             }
         }
@@ -367,24 +402,55 @@ impl World {
         }
     }
 
+    /// The part that the downstream shell plays for a private group.
+    fn tend_own(&mut self, at: usize) {
+        let Some(served) = &mut self.served[at] else { return };
+        let Some(member) = served.member else { return };
+        let replica = served.replica;
+        if !served.session.needs_own() {
+            if std::mem::take(&mut served.own) {
+                served.session.leave_own();
+                self.end_own(at, replica);
+            }
+            return;
+        }
+        if !std::mem::replace(&mut served.own, true) {
+            self.faults.fired(Fault::PrivateGroup);
+        }
+        let state = &mut self.replicas[replica].groups[GROUPS + at];
+        while let Some(Demand::Want(want)) = served.session.next_demand() {
+            state.want(self.now, member, &want);
+        }
+        served.session.offer_own(&state.served());
+    }
+
     /// The part that the downstream shell plays.
     fn run_stream(&mut self, at: usize) -> Result<(), String> {
-        let Some(served) = &mut self.served[at] else { return Ok(()) };
-        let Some(member) = served.member else { return Ok(()) };
+        self.tend_own(at);
+        while self.speak(at)? {
+            self.tend_own(at);
+        }
+        Ok(())
+    }
+
+    /// `true`: what the stream needs of a private group is another.
+    fn speak(&mut self, at: usize) -> Result<bool, String> {
+        let Some(served) = &mut self.served[at] else { return Ok(false) };
+        let Some(member) = served.member else { return Ok(false) };
         let sidecar = &mut self.sidecars[at];
         let Replica { store, groups, .. } = &mut self.replicas[served.replica];
         let group = &mut groups[sidecar.group];
-        let Some(link) = &mut sidecar.stream else { return Ok(()) };
+        let Some(link) = &mut sidecar.stream else { return Ok(false) };
         loop {
             let state = group.served();
             served.session.offer(self.now, &state);
             if link.to_client.len() >= WINDOW {
-                return Ok(());
+                return Ok(false);
             }
             match served.session.poll_output(self.now, store) {
-                None => return Ok(()),
+                None => return Ok(false),
                 Some(Output::Want(want)) => group.want(self.now, member, &want),
-                Some(Output::Own) => {}
+                Some(Output::Own) => return Ok(true),
                 Some(Output::Send(response)) => {
                     served.session.written(self.now);
                     let message = [&response.prefix("sim")[..], &response.frame.body[..]].concat();
@@ -395,7 +461,7 @@ impl World {
             }
         }
         self.drop_stream(at);
-        Ok(())
+        Ok(false)
     }
 
     /// I10: while its upstream is away, what a group serves stays what it was.
@@ -451,7 +517,7 @@ impl World {
                 }
             }
             for at in 0..self.replicas.len() {
-                for group in 0..GROUPS {
+                for group in 0..SLOTS {
                     moved |= self.exchange_upstream(at, group)?;
                 }
             }
@@ -508,6 +574,13 @@ impl World {
         let at = self.sidecars.iter().position(|other| other.id == sidecar.id);
         if let Some(served) = at.and_then(|at| self.served[at].as_ref()) {
             text += &format!("  served by replica {}: {:?}\n", served.replica, served.session.report(self.now));
+            if let Some(slot) = at.map(|at| GROUPS + at).filter(|_| served.own) {
+                let replica = &self.replicas[served.replica];
+                text += &format!("  private group: {:?}\n", replica.groups[slot].report(self.now));
+                if let Some(link) = &replica.links[slot] {
+                    text += &format!("    upstream {:?}\n", link.session.report().collect::<Vec<_>>());
+                }
+            }
         }
         text
     }
@@ -522,7 +595,11 @@ impl World {
                 for (name, seq) in world.iter().filter(|(name, _)| sub.covers(name)) {
                     let has = applied.get(*name).map(|(seq, _)| *seq);
                     if has != Some(*seq) {
-                        return Err(format!("I1: {} {url} {name}: has {has:?}, should have {seq}", sidecar.id));
+                        let picture = self.picture(sidecar, url);
+                        return Err(format!(
+                            "I1: {} {url} {name}: has {has:?}, should have {seq}\n{picture}",
+                            sidecar.id
+                        ));
                     }
                 }
                 let keeps = sidecar.variant == Variant::Sotw && !TypeUrl::new(url).full_state();

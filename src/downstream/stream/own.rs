@@ -134,8 +134,9 @@ impl Stream<'_> {
             return self.wait_for_place(now);
         };
         let wake = self.wake.clone();
+        let Some(of) = self.member.as_ref().map(|member| member.group().key()) else { return };
         let (presented, credential) = (self.own.presented.clone(), self.credential.clone());
-        let member = exchange.join_private(place, presented, credential, Arc::new(move || wake.notify_one()));
+        let member = exchange.join_private(of, place, presented, credential, Arc::new(move || wake.notify_one()));
         self.listed.client.set_private(Some(member.group().key().clone()));
         self.own.state = State::Joined(member);
     }

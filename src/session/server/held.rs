@@ -207,6 +207,14 @@ impl Held {
                 }
                 continue;
             }
+            if let (Some(half), true) = (half, view.awaits_own(name)) {
+                // What is current is known when the private group has it.
+                if !asked || trust == Trust::All {
+                    let stated = Exception::of(Has::Stated(half));
+                    self.exceptions.insert(name.clone(), Exception { answer: asked, ..stated });
+                }
+                continue;
+            }
             // Not believed even should it prove current, as names are (C-094).
             let follow_up = trust == Trust::None || asked && trust != Trust::All;
             let foreign = half.filter(|half| !view.look.store.remembers(half));

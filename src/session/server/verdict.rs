@@ -128,6 +128,13 @@ impl<'a> View<'a> {
         self.takes_all || self.subscription.covers(name, aliases)
     }
 
+    /// The word on a name that must not be kept is still to come (C-145).
+    pub(super) fn awaits_own(&self, name: &str) -> bool {
+        !self.served.apart.is_empty()
+            && self.served.apart.contains(name)
+            && matches!(self.target(name), Target::Unknown)
+    }
+
     /// There is no word on a subscribed name, or its word is awaited.
     pub(super) fn lacks_word(&self) -> bool {
         self.subscription.names().look_up(&self.served.tree).any(|(name, entry)| {

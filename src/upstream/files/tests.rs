@@ -178,3 +178,23 @@ async fn a_bad_start_says_why_and_mends() {
     until("the mended files", || is_present(&member.served(), "cds", "c1") == Some(true)).await;
     assert_eq!(member.served().upstream, Reach::Answering);
 }
+
+#[tokio::test]
+async fn a_private_group_has_what_its_group_has() {
+    let bench = Bench::new(&generation(1));
+    let waker: crate::exchange::Waker = Arc::new(|| ());
+    let place = bench.exchange.try_place().unwrap();
+    let (group, node) = (GroupKey::new("g;node"), Bytes::from_static(b"n"));
+    let member = bench.exchange.join_private(&group, place, node.into(), None, waker);
+    bench.want(&member, "cds", true, &[]);
+    let has = |name: &str| {
+        let served = member.served();
+        served.of(&of("cds")).and_then(|of| of.tree.get(name).map(|entry| entry.is_present())).unwrap_or_default()
+    };
+    until("it is answered", || has("c1")).await;
+    bench.write(&generation(2));
+    until("a change reaches it", || has("c2")).await;
+    let handle = member.group().clone();
+    drop(member);
+    until("it is gone", || bench.exchange.group(handle.key()).is_none()).await;
+}
