@@ -54,6 +54,7 @@ struct Files {
     typed: String,
     two: String,
     broken: String,
+    rule: String,
 }
 
 /// What a file holds that must stay as it is.
@@ -83,13 +84,19 @@ impl Files {
             typed: config("typed.yaml", "limits:\n  streams: many\n"),
             two: config("two.yaml", "limits: {streams: many}\nlog: {level: loud=very}\n"),
             broken: config("broken.yaml", "limits: {streams: 5\n"),
+            rule: config("rule.yaml", "downstream:\n  authorize:\n    - identity: a\n    - identity: \"{a}{b}\"\n"),
         }
     }
 }
 
+/// With what tokens must say.
+fn jwt<'a>(jwks: &'a str) -> Vec<(&'a str, &'a str)> {
+    vec![("--jwt-jwks", jwks), ("--jwt-issuer", "https://issuer.test"), ("--jwt-audience", "outpost")]
+}
+
 /// The flags of a row.
 fn flags(input: &str, files: &Files, taken: &str) -> Vec<String> {
-    let Files { cert, key, other_key, text, unix, unknown, duplicate, typed, two, broken } = files;
+    let Files { cert, key, other_key, text, unix, unknown, duplicate, typed, two, broken, rule } = files;
     let flags: Vec<(&str, &str)> = match input {
         "no control plane" => vec![("--upstream", "")],
         "unknown flag" => vec![("--nothing", "1")],
@@ -105,6 +112,26 @@ fn flags(input: &str, files: &Files, taken: &str) -> Vec<String> {
         "client CA holds a key" => vec![("--tls-cert", cert), ("--tls-key", key), ("--client-ca", key)],
         "upstream CA is missing" => vec![("--upstream-ca", "/nonexistent")],
         "token in plain text" => vec![("--upstream-token-file", text)],
+        "keys of tokens are missing" => jwt("/nonexistent"),
+        "keys of tokens are no JWKS" => jwt(text),
+        "keys of tokens over plain HTTP" => jwt("http://issuer.example/keys"),
+        "tokens in plain text" => [jwt(text), vec![("--listen", "0.0.0.0:0")]].concat(),
+        "tokens of any issuer" => vec![("--jwt-jwks", text), ("--jwt-audience", "outpost")],
+        "tokens for any audience" => vec![("--jwt-jwks", text), ("--jwt-issuer", "https://issuer.test")],
+        "an issuer without keys" => vec![("--jwt-issuer", "https://issuer.test")],
+        "a trust domain with its scheme" => vec![("--trust-domain", "spiffe://mesh.example")],
+        "a rule that is no JSON" => vec![("--authorize", "everybody")],
+        "a rule with an unknown key" => vec![("--authorize", "{\"identity\": \"**\", \"nodes\": {}}")],
+        "a rule with an unknown part" => {
+            vec![("--authorize", "{\"identity\": \"**\", \"node\": {\"cluster\": \"{ns}\"}}")]
+        }
+        "config with a bad rule" => vec![("--config", rule)],
+        "an unknown sensitive type" => vec![("--sensitive-types", "secrets")],
+        "tokens of members in plain text" => vec![("--upstream-credentials", "member")],
+        "a token of its own beside those of members" => {
+            vec![("--upstream-credentials", "member"), ("--upstream-token-file", text), ("--upstream-tls", "true")]
+        }
+        "credentials of a file that is not named" => vec![("--upstream-credentials", "file")],
         "config is missing" => vec![("--config", "/nonexistent.yaml")],
         "config is no configuration" => vec![("--config", text)],
         "config is no YAML" => vec![("--config", broken)],

@@ -2,7 +2,7 @@
 
 use super::stack::*;
 use outpost::clock::Clock;
-use outpost::group::Rules;
+use outpost::group::{Authorize, Rules};
 use outpost::proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 use outpost::transport::client::Options;
 use outpost::transport::server as transport;
@@ -91,4 +91,64 @@ async fn an_identity_has_secrets_until_its_certificate_ends() {
     assert_eq!(status.code, code::UNAUTHENTICATED, "{}", status.message);
     stack.counts("streams_ended_total{reason=\"expired\"} 1").await;
     assert_eq!(stack.downstream.clients().len(), 1, "who is anonymous stays");
+}
+
+/// A name that an identity may not have is answered as one that does not exist:
+/// by the same bytes, and when the upstream's answer is here, not before.
+#[tokio::test]
+async fn a_name_that_may_not_be_had_is_as_one_that_is_not_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let authority = Authority::new(dir);
+    let (hour, ca) = (Duration::from_secs(3600), dir.join("ca.pem"));
+    let server = authority.issue(dir, "server", SanType::IpAddress([127, 0, 0, 1].into()), hour);
+    let tls = ServerTls::new(server, ClientAuth::Required(ca.clone())).unwrap();
+    let mut settings = settings();
+    settings.transport = transport::Settings { tls: Some(Arc::new(tls)), ..transport::Settings::default() };
+    let rule = r#"{"identity": "spiffe://*/ns/{ns}/sa/*", "names": {"sds": ["{ns}/*"]}}"#;
+    let rules = Rules::default().authorized_by(Authorize::read([rule]).unwrap());
+    let stack = Stack::with(settings, rules, Clock::system());
+    let pair = Some(authority.issue(dir, "cart", SanType::URI(SPIFFE.try_into().unwrap()), hour));
+    let tls = ClientTls::new(ClientFiles { ca: Some(ca), pair, server_name: None }).unwrap();
+    let options = Options { tls: Some(tls.into()), ..Options::default() };
+    let connection = stack.connect(options).await;
+    let ask = async |names: &[&str]| {
+        let mut raw = Raw::from(connection.open(DELTA, &Default::default()).unwrap());
+        raw.say(&DeltaDiscoveryRequest { node: Some(node("one")), ..delta("sds", names) }).await;
+        raw
+    };
+    let mut hidden = ask(&["bank/key"]).await;
+    let mut absent = ask(&["shop/none"]).await;
+    let mut own = ask(&["shop/key"]).await;
+    let group = stack.group().await;
+    group.stream_opened("upstream:1".into());
+    let wanted = || group.wanted_upstream().iter().map(|want| want.names.len()).sum::<usize>();
+    eventually("all are asked for upstream, the hidden one too", || wanted() == 3).await;
+    let early = tokio::time::timeout(Duration::from_millis(100), hidden.receiver.message()).await;
+    assert!(early.is_err(), "it is answered before anybody can know");
+    let mut said = update("sds", "v1", &[("bank/key", b"theirs"), ("shop/key", b"ours")]);
+    said.removed = vec!["shop/none".into()];
+    group.apply(said);
+    let got: DeltaDiscoveryResponse = own.hear().await;
+    assert_eq!(got.resources.len(), 1);
+    let (of_hidden, of_absent): (DeltaDiscoveryResponse, _) = (hidden.hear().await, absent.hear().await);
+    assert_eq!(of_hidden.removed_resources, ["bank/key"]);
+    let renamed = DeltaDiscoveryResponse { removed_resources: vec!["shop/none".into()], ..of_hidden };
+    assert_eq!(renamed, of_absent, "all but the name is the same");
+    // What becomes of it is not told either.
+    group.apply(update("sds", "v2", &[("bank/key", b"newer"), ("shop/key", b"newer")]));
+    let got: DeltaDiscoveryResponse = own.hear().await;
+    assert_eq!(got.resources.len(), 1);
+    let late = tokio::time::timeout(Duration::from_millis(100), hidden.receiver.message()).await;
+    assert!(late.is_err(), "it hears of a name that it may not have");
+    // Nor does the wildcard show it.
+    let mut all = ask(&["*"]).await;
+    eventually("the wildcard is asked for", || group.wanted_upstream().iter().any(|want| want.wildcard)).await;
+    let mut whole = update("sds", "v3", &[("bank/key", b"newer"), ("shop/key", b"newer")]);
+    whole.answers_wildcard = true;
+    group.apply(whole);
+    let got: DeltaDiscoveryResponse = all.hear().await;
+    let names: Vec<_> = got.resources.iter().map(|resource| resource.name.as_str()).collect();
+    assert_eq!((names.as_slice(), got.removed_resources.len()), (&["shop/key"][..], 0));
+    stack.counts("hidden_names_total{type=\"sds\"} 1").await;
 }

@@ -11,6 +11,7 @@ mod support;
 
 mod features;
 mod fleet;
+mod identity;
 mod mesh;
 mod outage;
 mod proxyless;
@@ -96,6 +97,8 @@ real_tests! {
     1 bootstrap_sotw => status::bootstrap, Sotw, false;
     1 bootstrap_delta_tls => status::bootstrap, Delta, true;
     1 bootstrap_sotw_tls => status::bootstrap, Sotw, true;
+    1 identity_delta => identity::who_is_served, Delta;
+    1 identity_sotw => identity::who_is_served, Sotw;
 
     1 grpc_follows => proxyless::follows;
     1 g1_message_limit => proxyless::message_limit;

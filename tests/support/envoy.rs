@@ -88,6 +88,30 @@ impl Bootstrap {
         self
     }
 
+    /// TLS with the control plane, and a bearer token with each stream.
+    pub fn token(mut self, authority: &Path, sni: &str, token: &str) -> Self {
+        let context = "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext";
+        self.0["static_resources"]["clusters"][0]["transport_socket"] = json!({
+            "name": "envoy.transport_sockets.tls",
+            "typed_config": {
+                "@type": format!("type.googleapis.com/{context}"), "sni": sni,
+                "common_tls_context": {
+                    "alpn_protocols": ["h2"], "validation_context": {"trusted_ca": {"filename": authority}},
+                },
+            },
+        });
+        self.0["dynamic_resources"]["ads_config"]["grpc_services"][0]["initial_metadata"] =
+            json!([{"key": "authorization", "value": format!("Bearer {token}")}]);
+        self
+    }
+
+    /// What the node says of itself.
+    pub fn claiming(mut self, namespace: &str, account: &str) -> Self {
+        self.0["node"]["metadata"]["NAMESPACE"] = namespace.into();
+        self.0["node"]["metadata"]["SERVICE_ACCOUNT"] = account.into();
+        self
+    }
+
     /// A layer of runtime values that comes by RTDS.
     pub fn runtime_layer(mut self, name: &str) -> Self {
         self.0["layered_runtime"] = json!({"layers": [{
