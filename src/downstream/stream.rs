@@ -23,6 +23,7 @@ use crate::transport::server::{Call, Peer};
 use crate::transport::status;
 use crate::transport::stream::{Messages, RecvError, Sender};
 use crate::transport::{Identity, jwt};
+use crate::xds::name::WILDCARD;
 use crate::xds::time::earliest;
 use crate::xds::{Ask, AskError, Change, Moment, Name, Node, Status, TypeUrl, Variant, code};
 use bytes::Bytes;
@@ -330,7 +331,8 @@ impl Stream<'_> {
     /// Names that are answered as if they did not exist go into the audit log.
     fn note_hidden(&self, now: Moment, type_url: &TypeUrl, asked: &[Name]) {
         let refused = self.refused.contains(type_url);
-        let hidden = |name: &&Name| refused || !self.allowed.has(type_url, name);
+        // The wildcard is no name: it shows what may be had.
+        let hidden = |name: &&Name| refused || &***name != WILDCARD && !self.allowed.has(type_url, name);
         let mut names = asked.iter().filter(hidden);
         let Some(first) = names.next() else { return };
         let count = names.count() + 1;
