@@ -10,15 +10,19 @@
 //! | `GET /upstreams` | addresses of the control plane, as JSON |
 //! | `GET /configuration` | how the last reading of the configuration went, as JSON |
 //! | `GET /explain?node=&type=&name=` | why a node has a resource or not, as JSON |
+//! | `GET /config_dump?…` | what is held with its content, as Envoy shows it (see [`dump`]) |
+//! | `GET /resources?…` | the same without content, as JSON |
 //! | `GET /logging`, `POST /logging?level=&for=`, `POST /logging?reset` | log levels, and others for a while (see [`logging`]) |
 //!
 //! JSON is our own schema ([`report`]) with an `apiVersion`. No payload of a
-//! resource is ever part of it, so no secret is.
+//! resource is ever part of it but in `/config_dump`, and no secret of any.
 //!
 //! Promise: an answer costs the parts that it asks and never waits for a
 //! sidecar or the upstream. `app` fills [`Sources`]; this module knows no other part.
 
 pub mod convert;
+pub mod dump;
+pub mod glob;
 pub mod logging;
 pub mod ready;
 pub mod report;
@@ -59,6 +63,9 @@ pub struct Sources {
     pub explain: Source<Question, Vec<Explanation>>,
     /// One.
     pub configuration: Source<(), Vec<Configuration>>,
+    /// The sections that a dump asks for.
+    pub dump: Box<dyn Fn(&dump::Query) -> dump::Sections + Send + Sync>,
+    pub room: dump::Room,
     /// Or why it cannot be.
     pub levels: Box<dyn Fn(logging::Change) -> Result<report::Levels, String> + Send + Sync>,
 }
@@ -109,6 +116,8 @@ fn routes() -> Vec<(&'static str, MethodRouter<Arc<Sources>>)> {
         ("/upstreams", get(upstreams)),
         ("/explain", get(explain)),
         ("/configuration", get(configuration)),
+        ("/config_dump", get(config_dump)),
+        ("/resources", get(resources)),
         ("/logging", get(logging::show).post(logging::set)),
     ]
 }
@@ -131,7 +140,8 @@ pub async fn serve(listener: TcpListener, sources: Sources, stop: impl Future<Ou
 type Shared = State<Arc<Sources>>;
 
 async fn index() -> &'static str {
-    "outpost: /livez /readyz?verbose /metrics /clients /groups /upstreams /configuration /explain?node=&type=&name= \
+    "outpost: /livez /readyz?verbose /metrics /clients /groups /upstreams /configuration /resources /config_dump \
+     /explain?node=&type=&name= \
      /logging\n"
 }
 
@@ -194,15 +204,35 @@ async fn explain(State(sources): Shared, Query(query): Query<Explain>) -> Respon
     }
 }
 
+/// A type as people name it.
+pub fn type_of(text: &str) -> Result<TypeUrl, &'static str> {
+    let known = if text.contains('/') { Some(TypeUrl::new(text)) } else { TypeUrl::from_short(text) };
+    known.ok_or("no such type; say cds, eds, lds, rds, … or a whole type URL")
+}
+
+async fn config_dump(sources: Shared, asked: Query<dump::Asked>) -> Response {
+    dumped(sources, asked, dump::write).await
+}
+
+async fn resources(sources: Shared, asked: Query<dump::Asked>) -> Response {
+    dumped(sources, asked, dump::resources).await
+}
+
+type Write = fn(&dump::Query, dump::Sections, &mut dyn io::Write) -> io::Result<()>;
+
+async fn dumped(State(sources): Shared, Query(asked): Query<dump::Asked>, write: Write) -> Response {
+    match dump::Query::read(asked) {
+        Ok(query) => {
+            let room = sources.room.clone();
+            room.stream(move |out| write(&query, (sources.dump)(&query), out)).await
+        }
+        Err(text) => (StatusCode::BAD_REQUEST, text + "\n").into_response(),
+    }
+}
+
 fn question(query: Explain) -> Result<Question, &'static str> {
     let node = query.node.ok_or("name a node: /explain?node=ID\n")?;
-    let type_url = match query.type_url.as_deref() {
-        None => None,
-        Some(url) if url.contains('/') => Some(TypeUrl::new(url)),
-        Some(short) => {
-            Some(TypeUrl::from_short(short).ok_or("no such type; say cds, eds, lds, rds, … or a whole type URL\n")?)
-        }
-    };
+    let type_url = query.type_url.as_deref().map(type_of).transpose()?;
     if query.name.is_some() && type_url.is_none() {
         return Err("a name needs a type: /explain?node=ID&type=cds&name=NAME\n");
     }

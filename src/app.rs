@@ -192,6 +192,8 @@ fn sources(
         upstreams: reports::upstreams(upstream.clone(), clock.clone()),
         explain: reports::explain(downstream.clone(), exchange.clone(), clock.clone()),
         configuration: reports::configuration(configuration.clone(), clock.clone()),
+        dump: reports::dump(downstream.clone(), exchange.clone(), clock.clone()),
+        room: admin::dump::Room::default(),
         levels: reports::levels(levels.clone(), clock.clone()),
     }
 }

@@ -11,8 +11,11 @@ mod bootstrap;
 mod check;
 mod completions;
 mod config;
+mod config_dump;
+mod describe;
 mod explain;
 mod fetch;
+mod get;
 mod log_level;
 mod output;
 mod status;
@@ -45,6 +48,12 @@ pub enum Verb {
     Serve(Box<Given>),
     /// Who is in sync, and who is not
     Status(status::Status),
+    /// Lists of sidecars, groups, upstreams and resources
+    Get(get::Get),
+    /// Everything about one sidecar, group or upstream
+    Describe(describe::Describe),
+    /// What is held, with its content, as Envoy shows it; no secrets
+    ConfigDump(config_dump::ConfigDump),
     /// Why a sidecar has a resource, or has it not
     Explain(explain::Explain),
     /// What keeps an Outpost of this configuration from serving, or would
@@ -142,6 +151,26 @@ impl check::Check {
     }
 }
 
+impl get::Get {
+    pub async fn run(self) -> Result<Outcome, Failure> {
+        get::run(&self).await
+    }
+}
+
+impl describe::Describe {
+    pub async fn run(self) -> Result<Outcome, Failure> {
+        let (text, outcome) = describe::run(&self).await?;
+        print(&text)?;
+        Ok(outcome)
+    }
+}
+
+impl config_dump::ConfigDump {
+    pub async fn run(self) -> Result<Outcome, Failure> {
+        config_dump::run(&self).await
+    }
+}
+
 impl log_level::LogLevel {
     pub async fn run(self) -> Result<Outcome, Failure> {
         print(&log_level::run(&self).await?)?;
@@ -185,9 +214,14 @@ impl version::Version {
     }
 }
 
-/// Data, all at once. A reader that went away (`| head`) is no fault.
+/// Data, all at once.
 fn print(text: &str) -> Result<(), Failure> {
-    match std::io::stdout().write_all(text.as_bytes()) {
+    print_bytes(text.as_bytes())
+}
+
+/// A reader that went away (`| head`) is no fault.
+fn print_bytes(data: &[u8]) -> Result<(), Failure> {
+    match std::io::stdout().write_all(data) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
             Err(Failure::Internal(format!("cannot write to stdout: {error}")))
         }

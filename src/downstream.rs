@@ -40,7 +40,7 @@ use crate::transport::frame::Budget;
 use crate::transport::jwks::Jwks;
 use crate::transport::server::{self, BindError, Bound, Call, Handler, Listen, Server};
 use crate::transport::tls::{self, ServerTls};
-use crate::xds::{Status, code};
+use crate::xds::{Status, TypeUrl, code};
 use audit::Audit;
 use csds::{Caller, Csds};
 use nacks::Nacks;
@@ -143,6 +143,11 @@ impl Downstream {
         self.policy.send_replace(Arc::new(policy));
     }
 
+    /// Types of which nobody is shown content.
+    pub fn sensitive(&self) -> Arc<[TypeUrl]> {
+        sensitive(&self.policy.borrow())
+    }
+
     /// How the certificate is that sidecars are shown; `None` without TLS.
     pub fn certificate(&self) -> Option<tls::Seen> {
         self.tls.as_ref().map(|tls| tls.look())
@@ -181,10 +186,13 @@ impl Shared {
         let identity = call.identity.as_ref().map(|identity| Arc::from(identity.as_str()));
         let policy = self.policy.borrow().clone();
         let viewer = policy.viewers.iter().any(|viewer| Some(&**viewer) == identity.as_deref());
-        // Credentials stay so whatever else an operator calls sensitive.
-        let sensitive = policy.rules.sensitive().iter().cloned().chain(group::sensitive_types()).collect();
-        Caller { identity, viewer, sensitive }
+        Caller { identity, viewer, sensitive: sensitive(&policy) }
     }
+}
+
+/// Credentials stay so whatever else an operator calls sensitive.
+fn sensitive(policy: &Policy) -> Arc<[TypeUrl]> {
+    policy.rules.sensitive().iter().cloned().chain(group::sensitive_types()).collect()
 }
 
 impl Handler for Shared {

@@ -32,6 +32,9 @@ async fn run(verb: Verb) -> Result<Outcome, Failure> {
     match verb {
         Verb::Serve(given) => serve(&given).await,
         Verb::Status(status) => status.run().await,
+        Verb::Get(get) => get.run().await,
+        Verb::Describe(describe) => describe.run().await,
+        Verb::ConfigDump(dump) => dump.run().await,
         Verb::Explain(explain) => explain.run().await,
         Verb::Check(check) => check.run().await,
         Verb::Config(config) => config.run(),

@@ -7,5 +7,7 @@ mod support;
 
 #[path = "cli/checks.rs"]
 mod checks;
+#[path = "cli/lists.rs"]
+mod lists;
 #[path = "cli/plain.rs"]
 mod plain;

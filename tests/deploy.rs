@@ -126,7 +126,9 @@ fn the_example_is_a_valid_configuration() {
 #[test]
 fn the_readme_names_flags_that_exist() {
     let mut known = known();
-    for verb in ["status", "explain", "version", "demo", "config", "check", "log-level", "envoy-bootstrap"] {
+    for verb in
+        ["status", "explain", "version", "demo", "config", "check", "log-level", "envoy-bootstrap", "config-dump"]
+    {
         let text = help(&[verb, "--help"]);
         known.extend(text.split(|c: char| !(c.is_alphanumeric() || c == '-')).map(str::to_owned));
     }

@@ -14,9 +14,8 @@ use outpost::cli::{Cli, Verb};
 use outpost::clock::Clock;
 use outpost::config::Layers;
 use outpost::proto::core::Node;
+use outpost::proto::discovery::DiscoveryRequest;
 use outpost::proto::discovery::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
-use outpost::proto::discovery::{DiscoveryRequest, DiscoveryResponse};
-use outpost::proto::rpc;
 use outpost::transport::server::{self, Bound, Call, Handler, Listen};
 use outpost::xds::{Status, code};
 use std::process::Command;
@@ -24,54 +23,12 @@ use std::sync::Arc;
 use std::time::Duration;
 use support::control_plane::ControlPlane;
 use support::outpost::Outpost;
+use support::sidecar::{CDS, Sidecar};
 use support::tls::Authority;
 use support::{check, eventually, resources};
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::UnboundedReceiverStream;
 
-const CDS: &str = "type.googleapis.com/envoy.config.cluster.v3.Cluster";
 const EDS: &str = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment";
 const RDS: &str = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration";
-
-/// A stream by a stock client.
-struct Sidecar {
-    asks: mpsc::UnboundedSender<DiscoveryRequest>,
-    answers: tonic::Streaming<DiscoveryResponse>,
-}
-
-impl Sidecar {
-    async fn connect(port: u16, id: &str) -> Self {
-        let mut client = AggregatedDiscoveryServiceClient::connect(format!("http://127.0.0.1:{port}")).await.unwrap();
-        let (asks, requests) = mpsc::unbounded_channel();
-        let node = Some(Node { id: id.into(), ..Node::default() });
-        asks.send(DiscoveryRequest { node, type_url: CDS.into(), ..Default::default() }).unwrap();
-        let answers = client.stream_aggregated_resources(UnboundedReceiverStream::new(requests)).await.unwrap();
-        Self { asks, answers: answers.into_inner() }
-    }
-
-    /// The first request of a type.
-    fn ask(&self, type_url: &str, names: &[&str]) {
-        let resource_names = names.iter().map(|name| (*name).to_owned()).collect();
-        self.asks.send(DiscoveryRequest { type_url: type_url.into(), resource_names, ..Default::default() }).unwrap();
-    }
-
-    async fn hear(&mut self) -> DiscoveryResponse {
-        let answer = tokio::time::timeout(support::PATIENCE, self.answers.message()).await;
-        answer.expect("an answer in time").expect("no error").expect("the stream stands")
-    }
-
-    /// ACK, or NACK where there is an error.
-    fn answer(&self, response: &DiscoveryResponse, error: Option<&str>) {
-        let ask = DiscoveryRequest {
-            type_url: CDS.into(),
-            response_nonce: response.nonce.clone(),
-            version_info: response.version_info.clone(),
-            error_detail: error.map(|text| rpc::Status { code: 13, message: text.into(), ..Default::default() }),
-            ..Default::default()
-        };
-        self.asks.send(ask).unwrap();
-    }
-}
 
 async fn shows(outpost: &Outpost, what: &str, verb: &[&str], wanted: &[&str]) -> String {
     eventually(what, || async {

@@ -292,6 +292,23 @@ pub struct Explanation {
     pub resource: Option<Resource>,
 }
 
+/// One resource of a group, or of one stream; without what is in it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HeldResource {
+    pub group: String,
+    /// Where it is of a stream.
+    pub node: Option<String>,
+    pub type_url: String,
+    pub short: String,
+    pub name: String,
+    /// What the stream was sent, or is served.
+    pub version: Option<String>,
+    pub bytes: Option<usize>,
+    /// How the stream stands with it, in Envoy's words: ACKED, NACKED, …
+    pub status: Option<String>,
+}
+
 /// What is logged.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -36,6 +36,8 @@ fn sources(facts: Facts) -> Sources {
             let resource = report::Resource { name, ..report::Resource::default() };
             Box::pin(async { vec![Explanation { resource: Some(resource), ..Explanation::default() }] })
         }),
+        dump: Box::new(|_| Box::new(std::iter::empty())),
+        room: dump::Room::default(),
         levels: Box::new(|change| match change {
             logging::Change::Lay { filter, .. } if filter == "bad" => Err("no such level".into()),
             logging::Change::Lay { filter, span } => Ok(report::Levels::new("info".into(), Some((filter, span)))),
@@ -50,11 +52,15 @@ struct Server {
 }
 
 async fn start(facts: Facts) -> Server {
+    start_with(sources(facts)).await
+}
+
+async fn start_with(sources: Sources) -> Server {
     let admin = config::Admin { address: ([127, 0, 0, 1], 0).into(), asked: true };
     let listener = bind(admin).await.unwrap();
     let address = listener.local_addr().unwrap();
     let (stop, stopped) = tokio::sync::oneshot::channel();
-    tokio::spawn(serve(listener, sources(facts), async move { drop(stopped.await) }));
+    tokio::spawn(serve(listener, sources, async move { drop(stopped.await) }));
     Server { address, _stop: stop }
 }
 
@@ -116,6 +122,16 @@ async fn explain_checks_its_question() {
 }
 
 #[tokio::test]
+async fn a_dump_checks_its_question() {
+    let server = start(Facts::default()).await;
+    assert_eq!(server.get("/config_dump").await, (200, "{\"configs\": [\n]}\n".into()));
+    let (status, text) = server.get("/resources?type=cds&include_eds").await;
+    assert!(status == 200 && text.contains(r#""kind": "Resources""#), "{text}");
+    let (status, text) = server.get("/config_dump?resource=clusters").await;
+    assert!(status == 400 && text.ends_with("generic_xds_configs\n"), "{text}");
+}
+
+#[tokio::test]
 async fn a_report_that_hangs_is_given_up() {
     let hangs = Box::pin(std::future::pending::<Vec<Group>>());
     let response = answer(hangs, "Groups", Duration::from_millis(1)).await;
@@ -150,4 +166,51 @@ async fn levels_are_changed_by_post_only_and_by_no_page() {
     }
     let page = post("/logging?level=debug".into()).header("origin", "http://evil.example");
     assert_eq!(server.ask(page).await.0, 403);
+}
+
+/// On one thread: whatever is answered meanwhile is answered in between.
+#[tokio::test]
+async fn a_dump_of_100_000_resources_keeps_nobody_waiting() {
+    use crate::content::{Body, Store, entry::Attributes};
+    const MANY: usize = 100_000;
+    let store = Store::new();
+    let type_url = TypeUrl::from_short("cds").unwrap();
+    let held = |number: usize| {
+        let name = format!("cluster-{number:06}");
+        let mut value = crate::xds::wire::Writer::default();
+        value.string(1, &name);
+        let body = Body::Resource(store.blob(&type_url, &value.finish()));
+        let name = Name::from(name.as_str());
+        let entry = store.entry(name.clone(), body, Attributes::default());
+        dump::Held { name, entry: Some(entry), standing: None }
+    };
+    let section = dump::Section {
+        group: "g".into(),
+        node: None,
+        type_url: type_url.clone(),
+        version: "1".into(),
+        updated: None,
+        sensitive: false,
+        resources: (0..MANY).map(held).collect(),
+    };
+    let sections = move |_: &dump::Query| -> dump::Sections { Box::new(std::iter::once(section.clone())) };
+    let server = start_with(Sources { dump: Box::new(sections), ..sources(Facts::default()) }).await;
+    let dumped = server.get("/config_dump");
+    let asked = async {
+        loop {
+            let live = tokio::time::timeout(Duration::from_secs(5), server.get("/livez")).await;
+            assert_eq!(live.expect("an answer in time").0, 200);
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let text = tokio::select! {
+        (status, text) = dumped => {
+            assert_eq!(status, 200);
+            text
+        }
+        () = asked => unreachable!("it goes on"),
+    };
+    let dump: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let clusters = dump["configs"][0]["dynamic_active_clusters"].as_array().unwrap();
+    assert_eq!((clusters.len(), &clusters[MANY - 1]["cluster"]["name"]), (MANY, &"cluster-099999".into()));
 }

@@ -1,16 +1,20 @@
 //! Answers for the admin endpoint, put together from what the parts report.
 
 use super::reload;
+use crate::admin::dump::{Held, Of, Query, Section, Sections};
+use crate::admin::glob;
 use crate::admin::logging::Change;
 use crate::admin::ready::Certificate;
 use crate::admin::report::{self, Client, Configuration, Directory, Explanation, Group, Upstream as Address};
 use crate::admin::{Question, Source, convert};
 use crate::clock::Clock;
+use crate::content::Entry;
 use crate::downstream::{Downstream, clients};
 use crate::exchange::{Exchange, GroupHandle};
 use crate::logs::Levels;
+use crate::session::server::{Listed, Listing};
 use crate::upstream::{EndpointReport, FilesReport, Source as Origin};
-use crate::xds::{Moment, Variant};
+use crate::xds::{Moment, TypeUrl, Variant};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -90,6 +94,92 @@ pub(super) fn explain(
         let streams = downstream.clients().of_node(&question.node);
         streams.iter().map(|stream| explanation(clock.now(), stream, &exchange, &question)).collect()
     })
+}
+
+/// The sections of a dump, each looked at when its turn comes.
+pub(super) fn dump(
+    downstream: Arc<Downstream>,
+    exchange: Arc<Exchange>,
+    clock: Clock,
+) -> Box<dyn Fn(&Query) -> Sections + Send + Sync> {
+    Box::new(move |query| {
+        let (query, sensitive) = (Arc::new(query.clone()), downstream.sensitive());
+        let (now, wall) = (clock.now(), SystemTime::now());
+        let when = move |at: Moment| wall.checked_sub(now.since(at));
+        let groups = |glob: Option<&str>| {
+            let mut groups = exchange.groups();
+            groups.retain(|group| glob.is_none_or(|glob| glob::matches(glob, group.key().as_str())));
+            groups.sort_by(|a, b| a.key().cmp(b.key()));
+            groups
+        };
+        let found: Box<dyn Iterator<Item = Section> + Send> = match &query.of {
+            Of::Nodes(glob) => {
+                let mut streams = downstream.clients().all();
+                streams.retain(|stream| stream.known().is_some_and(|known| glob::matches(glob, &known.node)));
+                let query = query.clone();
+                Box::new(streams.into_iter().flat_map(move |stream| of_stream(&query, now, &stream, when)))
+            }
+            of => {
+                let glob = if let Of::Groups(glob) = of { Some(glob.as_str()) } else { None };
+                let query = query.clone();
+                Box::new(groups(glob).into_iter().flat_map(move |group| of_group(&query, &group, when)))
+            }
+        };
+        let marked = move |section: Section| Section { sensitive: sensitive.contains(&section.type_url), ..section };
+        Box::new(found.map(marked))
+    })
+}
+
+/// What a group is served.
+fn of_group(
+    query: &Query,
+    group: &GroupHandle,
+    when: impl Fn(Moment) -> Option<SystemTime> + Copy + Send + 'static,
+) -> Box<dyn Iterator<Item = Section> + Send> {
+    let (key, served) = (group.key().to_string(), group.served());
+    let wanted = served.types.iter().filter(|(url, _)| query.takes(url));
+    let types: Vec<_> = wanted.map(|(url, of)| (url.clone(), of.clone())).collect();
+    Box::new(types.into_iter().map(move |(type_url, of)| {
+        let present = of.tree.iter().filter(|entry| entry.is_present());
+        let held = |entry: &Arc<Entry>| Held { name: entry.name().clone(), entry: Some(entry.clone()), standing: None };
+        let mut resources: Vec<_> = present.map(held).collect();
+        resources.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        let updated = Some(of.committed).filter(|at| *at != Moment::START).and_then(when);
+        section(key.clone(), None, type_url, of.label.to_string(), updated, resources)
+    }))
+}
+
+/// What a stream has.
+fn of_stream(
+    query: &Query,
+    now: Moment,
+    stream: &clients::Client,
+    when: impl Fn(Moment) -> Option<SystemTime> + Copy + Send + 'static,
+) -> Box<dyn Iterator<Item = Section> + Send> {
+    let known = stream.known();
+    let group = known.as_ref().map(|known| known.group.to_string()).unwrap_or_default();
+    let node = known.map(|known| known.node.to_string());
+    let mut listings = stream.listings(now);
+    listings.retain(|listing| query.takes(&listing.report.type_url));
+    Box::new(listings.into_iter().map(move |listing: Listing| {
+        let all = listing.resources();
+        let held = |each: Listed| Held { name: each.name, entry: each.entry, standing: Some(each.standing) };
+        let resources = all.map(held).collect();
+        let report = &listing.report;
+        let (label, updated) = (report.label.clone().unwrap_or_default(), report.sent.and_then(when));
+        section(group.clone(), node.clone(), report.type_url.clone(), label, updated, resources)
+    }))
+}
+
+fn section(
+    group: String,
+    node: Option<String>,
+    type_url: TypeUrl,
+    version: String,
+    updated: Option<SystemTime>,
+    resources: Vec<Held>,
+) -> Section {
+    Section { group, node, type_url, version, updated, sensitive: true, resources }
 }
 
 /// Shows the levels of the log, after the change.

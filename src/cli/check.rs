@@ -145,7 +145,7 @@ async fn look(check: &Check, clock: &Clock) -> Vec<Category> {
     let (running, here) = running::look(&admin).await;
     let (upstream, clocks) = match &config.files {
         Some(directory) => (local::files(directory), Vec::new()),
-        None => reach::look(&config.upstream, &check.as_node, clock).await,
+        None => reach::look(&config, &check.as_node, clock).await,
     };
     vec![
         Category::new("configuration", configuration),

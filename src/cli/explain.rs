@@ -42,6 +42,11 @@ pub(super) async fn run(explain: &Explain) -> Result<(String, Outcome), Failure>
     Ok((text, outcome))
 }
 
+/// All types of one stream.
+pub(super) fn whole(explanation: &Explanation) -> String {
+    render(explanation, false)
+}
+
 fn render(explanation: &Explanation, of_type: bool) -> String {
     let Explanation { client, group, private_group, resource } = explanation;
     let mut text = stream(client);
@@ -99,7 +104,7 @@ fn membership(client: &Client, group: &Group) -> String {
     text
 }
 
-fn wanted(wildcard: bool, names: usize) -> String {
+pub(super) fn wanted(wildcard: bool, names: usize) -> String {
     match (wildcard, names) {
         (true, 0) => "*".into(),
         (true, names) => format!("* and {}", count(names, "name")),

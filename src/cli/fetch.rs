@@ -66,6 +66,13 @@ impl Drop for Answer {
 }
 
 impl Answer {
+    /// What `path` answers with, as it comes.
+    pub(super) async fn ask(address: &str, path: &str) -> Result<Self, Failure> {
+        let address = plain(address);
+        let opened = tokio::time::timeout(PATIENCE, Self::open(address, Method::GET, path)).await;
+        opened.map_err(|_| Failure::Timeout(address.into()))?
+    }
+
     /// Whose status is good.
     async fn open(address: &str, method: Method, path: &str) -> Result<Self, Failure> {
         let mut answer = Self::begin(address, method, path).await.map_err(|e| unreachable(address, root(&*e)))?;
@@ -93,7 +100,7 @@ impl Answer {
     }
 
     /// The next part; `None` at the end.
-    async fn next(&mut self) -> Result<Option<Bytes>, Failure> {
+    pub(super) async fn next(&mut self) -> Result<Option<Bytes>, Failure> {
         loop {
             match self.body.frame().await {
                 None => return Ok(None),

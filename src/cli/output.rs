@@ -5,6 +5,7 @@
 use super::text::table;
 use super::yaml;
 use super::{Failure, Outcome};
+use crate::admin::glob::matches;
 use crate::admin::report::List;
 use crate::xds::TypeUrl;
 use clap::{Args, ValueEnum};
@@ -114,23 +115,12 @@ impl Filter {
 
 /// A type as people name it.
 pub(super) fn type_url(text: &str) -> Result<TypeUrl, String> {
-    if text.contains('/') {
-        return Ok(TypeUrl::new(text));
-    }
-    TypeUrl::from_short(text).ok_or_else(|| "no such type; say cds, eds, lds, rds, … or a whole type URL".into())
+    crate::admin::type_of(text).map_err(str::to_owned)
 }
 
-/// `text` is what `glob` describes: `*` is any text, the rest is itself.
-pub(super) fn matches(glob: &str, text: &str) -> bool {
-    let Some((first, rest)) = glob.split_once('*') else { return glob == text };
-    let Some(mut left) = text.strip_prefix(first) else { return false };
-    let mut parts: Vec<&str> = rest.split('*').collect();
-    let last = parts.pop().unwrap_or_default();
-    for part in parts {
-        let Some((_, after)) = left.split_once(part) else { return false };
-        left = after;
-    }
-    left.ends_with(last)
+/// Each line two blanks further in.
+pub(super) fn indented(text: &str) -> String {
+    text.lines().map(|line| format!("  {line}\n")).collect()
 }
 
 /// A finding where there is nothing.
@@ -141,25 +131,6 @@ pub(super) fn found(any: bool) -> Outcome {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn globs() {
-        let table = [
-            ("n1", "n1", true),
-            ("n1", "n12", false),
-            ("", "", true),
-            ("*", "", true),
-            ("sidecar~*.shop~*", "sidecar~10.0.0.1~cart.shop~shop.svc", true),
-            ("*a*a", "a", false),
-            ("*a*a", "ba_a", true),
-            ("a**b", "ab", true),
-            ("*b*", "abc", true),
-            ("n.", "nx", false),
-        ];
-        for (glob, text, want) in table {
-            assert_eq!(matches(glob, text), want, "{glob} {text}");
-        }
-    }
 
     #[test]
     fn one_list_in_every_format() {

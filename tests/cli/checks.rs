@@ -99,3 +99,19 @@ fn waiting_ends_with_its_own_code() {
     assert_eq!(waited.code, Some(5), "{waited:?}");
     assert!(waited.data.ends_with("something is wrong\n"));
 }
+
+#[test]
+fn files_in_the_place_of_a_control_plane_are_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let files = format!("--files={}", dir.path().display());
+    let check = || run(&["check", "-o", "json", &files, "--admin=127.0.0.1:0", "--listen=127.0.0.1:0"]);
+    let text = "\"@type\": type.googleapis.com/envoy.config.cluster.v3.Cluster\nname: a\n";
+    std::fs::write(dir.path().join("a.yaml"), text).unwrap();
+    let good = check();
+    assert_eq!(good.code, Some(0), "{good:?}");
+    has(&findings(&good, "upstream"), &["success the files in", "can be served"]);
+    std::fs::write(dir.path().join("b.yaml"), "name: [\n").unwrap();
+    let bad = check();
+    assert_eq!(bad.code, Some(1), "{bad:?}");
+    has(&findings(&bad, "upstream"), &["error the files in", "b.yaml"]);
+}

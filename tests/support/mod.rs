@@ -21,6 +21,7 @@ pub mod load;
 pub mod outpost;
 pub mod process;
 pub mod resources;
+pub mod sidecar;
 pub mod tls;
 pub mod world;
 

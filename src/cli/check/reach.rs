@@ -2,14 +2,18 @@
 
 use super::Finding;
 use crate::clock::Clock;
-use crate::config;
+use crate::config::Config;
 use crate::upstream::probe::{Ahead, Answer, Probe, Stage, probe};
 use crate::xds::{Variant, code};
+use std::path::Path;
 use std::time::Duration;
 
 /// The way there, and the clocks.
-pub(super) async fn look(config: &config::Upstream, node: &str, clock: &Clock) -> (Vec<Finding>, Vec<Finding>) {
-    match probe(config, node, clock).await {
+pub(super) async fn look(config: &Config, node: &str, clock: &Clock) -> (Vec<Finding>, Vec<Finding>) {
+    if let Some(directory) = &config.files {
+        return (vec![files(directory)], vec![]);
+    }
+    match probe(&config.upstream, node, clock).await {
         Ok(probes) => (probes.iter().flat_map(way).collect(), probes.iter().filter_map(clocks).collect()),
         Err(error) => {
             let what = "the control plane can be asked";
@@ -18,6 +22,15 @@ pub(super) async fn look(config: &config::Upstream, node: &str, clock: &Clock) -
                 vec![],
             )
         }
+    }
+}
+
+/// In the place of a control plane.
+fn files(directory: &Path) -> Finding {
+    let what = format!("the files in {} can be served", directory.display());
+    match crate::files::load(directory) {
+        Ok(_) => Finding::good(what),
+        Err(problems) => Finding::error(what, problems.to_string(), "mend the files; nothing of them counts before"),
     }
 }
 

@@ -26,6 +26,14 @@ pub(super) async fn look(admin: &str) -> (Vec<Finding>, bool) {
 }
 
 fn connected(upstreams: &[Upstream]) -> Finding {
+    if let Some(directory) = upstreams.iter().find(|each| each.files.is_some()) {
+        let what = format!("it serves what the files in {} say", directory.address);
+        let hint = "what was read before is served: mend the files";
+        return match &directory.last_error {
+            None => Finding::good(what),
+            Some(error) => Finding::error(what, error.clone(), hint),
+        };
+    }
     let what = "it is connected to a control plane";
     if upstreams.iter().any(|each| each.connections > 0) {
         return Finding::good(what);

@@ -1,0 +1,77 @@
+//! Which fields of a JSON value are wanted: paths of names, as Envoy takes them
+//! in `mask=`.
+
+use serde_json::{Map, Value};
+use std::collections::BTreeMap;
+
+/// Paths as a tree; a field without any below it is wanted whole.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Mask(BTreeMap<String, Mask>);
+
+impl Mask {
+    /// `cluster.name,version_info`
+    pub fn read(text: &str) -> Result<Self, String> {
+        let mut mask = Self::default();
+        for path in text.split(',') {
+            let mut at = &mut mask;
+            for name in path.split('.') {
+                let fits = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+                if !fits {
+                    return Err(format!("mask={text}: {path:?} is no path of fields, such as cluster.name"));
+                }
+                at = at.0.entry(name.to_owned()).or_default();
+            }
+        }
+        Ok(mask)
+    }
+
+    /// The fields of what is within `name`: `None` where it is not wanted at all.
+    pub fn within(&self, name: &str) -> Option<&Self> {
+        if self.0.is_empty() { Some(self) } else { self.0.get(name) }
+    }
+
+    /// What of `value` is wanted; of a list, of each item. The type of a message
+    /// stays.
+    pub fn apply(&self, value: Value) -> Value {
+        if self.0.is_empty() {
+            return value;
+        }
+        match value {
+            Value::Object(fields) => {
+                let wanted = |(name, value): (String, Value)| {
+                    if name == "@type" {
+                        return Some((name, value));
+                    }
+                    let value = self.0.get(&name)?.apply(value);
+                    Some((name, value))
+                };
+                Value::Object(fields.into_iter().filter_map(wanted).collect::<Map<_, _>>())
+            }
+            Value::Array(items) => items.into_iter().map(|item| self.apply(item)).collect(),
+            other => other,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn paths_are_kept_through_lists() {
+        let value = json!({"@type": "t", "a": {"b": 1, "c": 2}, "d": [{"e": 1, "f": 2}, {"f": 3}], "g": 4});
+        let table = [
+            ("a", json!({"@type": "t", "a": {"b": 1, "c": 2}})),
+            ("a.b,g", json!({"@type": "t", "a": {"b": 1}, "g": 4})),
+            ("d.f", json!({"@type": "t", "d": [{"f": 2}, {"f": 3}]})),
+            ("x.y", json!({"@type": "t"})),
+        ];
+        for (mask, want) in table {
+            assert_eq!(Mask::read(mask).unwrap().apply(value.clone()), want, "{mask}");
+        }
+        for bad in ["", "a.", ".a", "a,,b", "a b", "a.*"] {
+            assert!(Mask::read(bad).is_err(), "{bad:?}");
+        }
+    }
+}

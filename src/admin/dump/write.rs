@@ -1,0 +1,201 @@
+//! Sections as JSON text.
+
+use super::{Held, List, OTHERS, Query, Section, Sections};
+use crate::admin::report::{API_VERSION, HeldResource};
+use crate::content::{Body, Entry};
+use crate::descriptors::to_redacted_json;
+use crate::session::server::Standing;
+use serde_json::{Map, Value};
+use std::io::{self, Write};
+use std::time::SystemTime;
+
+/// `{"configs": [...]}`, as Envoy has it.
+pub fn write(query: &Query, sections: Sections, out: &mut dyn Write) -> io::Result<()> {
+    let mut first = true;
+    let mut comma = |out: &mut dyn Write| {
+        let text: &[u8] = if std::mem::take(&mut first) { b"\n " } else { b",\n " };
+        out.write_all(text)
+    };
+    out.write_all(b"{\"configs\": [")?;
+    for section in sections {
+        let items: Vec<_> = section.resources.iter().filter(|held| query.takes_name(&held.name)).collect();
+        if items.is_empty() {
+            continue;
+        }
+        if query.list.is_some() {
+            for held in items {
+                comma(out)?;
+                let item = whole_item(query, &section, held);
+                serde_json::to_writer(&mut *out, &item)?;
+            }
+        } else {
+            comma(out)?;
+            one_section(query, &section, &items, out)?;
+        }
+    }
+    out.write_all(b"\n]}\n")
+}
+
+fn one_section(query: &Query, section: &Section, items: &[&Held], out: &mut dyn Write) -> io::Result<()> {
+    let list = List::of(&section.type_url);
+    let mut head = Map::new();
+    head.insert("@type".into(), type_name(list, None).into());
+    if !query.of.is_one() {
+        head.insert("group".into(), section.group.clone().into());
+        head.extend(section.node.clone().map(|node| ("node".into(), node.into())));
+    }
+    let mask = query.mask.as_ref();
+    let wants_version = matches!(list.section, "ClustersConfigDump" | "ListenersConfigDump");
+    if wants_version && mask.is_none_or(|mask| mask.within("version_info").is_some()) {
+        head.insert("version_info".into(), section.version.clone().into());
+    }
+    let head = serde_json::to_string(&head)?;
+    out.write_all(head.strip_suffix('}').unwrap_or(&head).as_bytes())?;
+    let within = match mask {
+        None => None,
+        Some(mask) => match mask.within(list.name) {
+            Some(within) => Some(within),
+            None => return out.write_all(b"}"),
+        },
+    };
+    write!(out, ",\n  \"{}\": [", list.name)?;
+    for (at, held) in items.iter().enumerate() {
+        out.write_all(if at == 0 { b"\n   " } else { b",\n   " })?;
+        let item = item(list, section, held);
+        let item = match within {
+            Some(mask) => mask.apply(item),
+            None => item,
+        };
+        serde_json::to_writer(&mut *out, &item)?;
+    }
+    out.write_all(b"\n  ]}")
+}
+
+/// An item that stands for itself.
+fn whole_item(query: &Query, section: &Section, held: &Held) -> Value {
+    let list = List::of(&section.type_url);
+    let mut shown = item(list, section, held);
+    if let Some(mask) = &query.mask {
+        shown = mask.apply(shown);
+    }
+    if let Value::Object(fields) = &mut shown {
+        fields.insert("@type".into(), type_name(list, Some(list.item)).into());
+        if !query.of.is_one() {
+            fields.insert("group".into(), section.group.clone().into());
+            fields.extend(section.node.clone().map(|node| ("node".into(), node.into())));
+        }
+    }
+    shown
+}
+
+fn type_name(list: &List, item: Option<&str>) -> String {
+    let package = if *list == OTHERS { "envoy.service.status.v3" } else { "envoy.admin.v3" };
+    let item = item.map(|item| format!(".{item}")).unwrap_or_default();
+    format!("type.googleapis.com/{package}.{}{item}", list.section)
+}
+
+fn item(list: &List, section: &Section, held: &Held) -> Value {
+    let mut state = Map::new();
+    if let Some(entry) = &held.entry {
+        state.insert("version_info".into(), entry.id().version().into());
+        state.extend(content(section, entry).map(|content| (list.content.into(), content)));
+    }
+    state.extend(section.updated.map(|at| ("last_updated".into(), timestamp(at).into())));
+    let mut item = match list.state {
+        Some(name) => Map::from_iter([(name.to_owned(), Value::Object(state))]),
+        None => state,
+    };
+    if list.named {
+        item.insert("name".into(), held.name.as_ref().into());
+    }
+    if *list == OTHERS {
+        item.insert("type_url".into(), section.type_url.as_str().into());
+    }
+    item.extend(held.standing.as_ref().map(|standing| ("client_status".into(), client_status(standing).into())));
+    Value::Object(item)
+}
+
+/// Of what is not sensitive as a whole.
+fn content(section: &Section, entry: &Entry) -> Option<Value> {
+    let Body::Resource(blob) = entry.body() else { return None };
+    (!section.sensitive).then(|| to_redacted_json(blob.type_url().as_str(), blob.value()))
+}
+
+fn client_status(standing: &Standing) -> &'static str {
+    match standing {
+        Standing::Synced => "ACKED",
+        Standing::Stale | Standing::NotSent => "REQUESTED",
+        Standing::Rejected => "NACKED",
+        Standing::Absent => "DOES_NOT_EXIST",
+        Standing::Failed(_) => "RECEIVED_ERROR",
+    }
+}
+
+/// As protobuf's JSON has it, to the millisecond.
+fn timestamp(at: SystemTime) -> String {
+    let millis = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis();
+    let (seconds, millis) = (millis / 1000, millis % 1000);
+    let (days, second) = (seconds / 86_400, seconds % 86_400);
+    let (year, month, day) = civil(i64::try_from(days).unwrap_or_default());
+    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{millis:03}Z")
+}
+
+/// Year, month and day of a day since 1970, by the calendar of years that begin
+/// in March: then the leap day is the last of its year.
+fn civil(days: i64) -> (i64, i64, i64) {
+    let days = days + 719_468;
+    let (era, of_era) = (days.div_euclid(146_097), days.rem_euclid(146_097));
+    let year_of_era = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted = (5 * of_year + 2) / 153;
+    let day = of_year - (153 * shifted + 2) / 5 + 1;
+    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
+    (era * 400 + year_of_era + i64::from(month <= 2), month, day)
+}
+
+/// A list of our own: names, versions and sizes, no content.
+pub fn resources(query: &Query, sections: Sections, out: &mut dyn Write) -> io::Result<()> {
+    write!(out, "{{\"apiVersion\": \"{API_VERSION}\", \"kind\": \"Resources\", \"items\": [")?;
+    let mut first = true;
+    for section in sections {
+        for held in section.resources.iter().filter(|held| query.takes_name(&held.name)) {
+            out.write_all(if std::mem::take(&mut first) { b"\n " } else { b",\n " })?;
+            serde_json::to_writer(&mut *out, &row(&section, held))?;
+        }
+    }
+    out.write_all(b"\n]}\n")
+}
+
+fn row(section: &Section, held: &Held) -> HeldResource {
+    let entry = held.entry.as_deref();
+    HeldResource {
+        group: section.group.clone(),
+        node: section.node.clone(),
+        type_url: section.type_url.as_str().into(),
+        short: section.type_url.short().into(),
+        name: held.name.to_string(),
+        version: entry.map(|entry| entry.id().version()),
+        bytes: entry.and_then(|entry| entry.body().blob()).map(|blob| blob.value().len()),
+        status: held.standing.as_ref().map(|standing| client_status(standing).to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn days_of_the_calendar() {
+        let table = [
+            (0, "1970-01-01T00:00:00.000Z"),
+            (951_782_400_123, "2000-02-29T00:00:00.123Z"),
+            (1_709_251_199_999, "2024-02-29T23:59:59.999Z"),
+            (4_107_542_400_000, "2100-03-01T00:00:00.000Z"),
+        ];
+        for (millis, want) in table {
+            assert_eq!(timestamp(SystemTime::UNIX_EPOCH + Duration::from_millis(millis)), want);
+        }
+    }
+}
