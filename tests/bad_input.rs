@@ -37,7 +37,7 @@ const EDS: &str = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssig
 fn rows(columns: usize) -> Vec<Vec<&'static str>> {
     let lines = include_str!("bad_input.txt").lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
     let rows: Vec<Vec<_>> = lines.map(|line| line.split('|').map(str::trim).collect()).collect();
-    assert!(rows.iter().all(|row| [3, 4].contains(&row.len())), "a row has too many columns or too few");
+    assert!(rows.iter().all(|row| [2, 3, 4].contains(&row.len())), "a row has too many columns or too few");
     rows.into_iter().filter(|row| row.len() == columns).collect()
 }
 
@@ -132,6 +132,9 @@ fn flags(input: &str, files: &Files, taken: &str) -> Vec<String> {
             vec![("--upstream-credentials", "member"), ("--upstream-token-file", text), ("--upstream-tls", "true")]
         }
         "credentials of a file that is not named" => vec![("--upstream-credentials", "file")],
+        "files are missing" => vec![("--upstream", ""), ("--files", "/nonexistent")],
+        "files are no directory" => vec![("--upstream", ""), ("--files", text)],
+        "files and a control plane" => vec![("--files", "/")],
         "config is missing" => vec![("--config", "/nonexistent.yaml")],
         "config is no configuration" => vec![("--config", text)],
         "config is no YAML" => vec![("--config", broken)],
@@ -319,6 +322,71 @@ async fn try_row(input: &'static str, said: &str, metric: &str, wanted: &str) {
             ("UNAVAILABLE", Err(status)) => assert_eq!(status.code(), tonic::Code::Unavailable, "{input}: {status}"),
             (wanted, got) => panic!("{input}: {wanted} was wanted, not {got:?}"),
         }
+    }
+}
+
+/// What is in a.yaml.
+fn content(input: &str) -> Vec<u8> {
+    let cluster = |more: &str| format!("\"@type\": {CDS}\n{more}");
+    let text = match input {
+        "no YAML" => "[}".into(),
+        "not text" => return vec![0xff, 0xfe, 0],
+        "no resource" => "nothing but text".into(),
+        "a resource without its type" => "name: a".into(),
+        "an unknown type" => "\"@type\": type.googleapis.com/envoy.config.cluster.v2.Cluster\nname: a".into(),
+        "an unknown type within" => {
+            cluster("name: a\ntyped_extension_protocol_options:\n  x:\n    \"@type\": type.googleapis.com/no.Such")
+        }
+        "an unknown field" => cluster("nmae: a"),
+        "a field of another kind" => cluster("name: 5"),
+        "an unknown value" => cluster("name: a\nlb_policy: FASTEST"),
+        "a span without its unit" => cluster("name: a\nconnect_timeout: 5"),
+        "a field given twice" => cluster("name: a\nname: b"),
+        "two of a choice" => cluster("name: a\ntype: EDS\ncluster_type: {}"),
+        "no name" => cluster("type: EDS"),
+        "the same name in two files" => cluster("name: a"),
+        "a time to live" => format!(
+            "\"@type\": type.googleapis.com/envoy.service.discovery.v3.Resource\nttl: 1s\nresource: {{\"@type\": {CDS}, \
+             name: a}}"
+        ),
+        "aliases without end" => (1..9).fold("a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n".into(), |text, n| {
+            let many = vec![format!("*a{}", n - 1); 10].join(", ");
+            format!("{text}a{n}: &a{n} [{many}]\n")
+        }),
+        "a secret that is wrong" => {
+            let secret = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret";
+            format!("\"@type\": {secret}\nname: s\ngeneric_secret: {{ secret: {{ inline_bytes: \"{HIDDEN} %\" }} }}")
+        }
+        "nothing at all" => String::new(),
+        other => panic!("bad_input.txt has a row that is not tried: {other}"),
+    };
+    text.into_bytes()
+}
+
+/// What must not be in a message.
+const HIDDEN: &str = "hunter2";
+
+#[test]
+fn files_that_are_wrong_are_told_with_place_and_field() {
+    let rows = rows(2);
+    assert!(rows.len() >= 15);
+    for row in rows {
+        let [input, pattern] = row[..] else { unreachable!("two columns") };
+        let dir = tempfile::tempdir().unwrap();
+        let content = content(input);
+        if !content.is_empty() {
+            std::fs::write(dir.path().join("a.yaml"), &content).unwrap();
+        }
+        if input == "the same name in two files" {
+            std::fs::write(dir.path().join("b.yaml"), &content).unwrap();
+        }
+        let mut command = Command::new(env!("CARGO_BIN_EXE_outpost"));
+        let output = command.args(["config", "validate", "--files"]).arg(dir.path()).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(3), "{input}: {said}");
+        assert!(said.contains(pattern), "{input}: {said}");
+        assert!(!said.contains(HIDDEN), "{input}: {said}");
+        assert!(output.stdout.is_empty(), "{input}: messages are no data");
     }
 }
 

@@ -122,6 +122,14 @@ fn the_example_is_a_valid_configuration() {
     assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
+#[test]
+fn the_example_of_files_is_valid() {
+    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/examples/files");
+    let output = outpost(&["config", "validate", "--files"]).arg(&example).output().expect("outpost runs");
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(String::from_utf8_lossy(&output.stdout).contains("4 resources of 3 files"));
+}
+
 /// README names flags in code; each must exist.
 #[test]
 fn the_readme_names_flags_that_exist() {

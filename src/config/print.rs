@@ -23,7 +23,7 @@ pub fn defaults() -> String {
         sheet.line(setting.key, &format!("# {doc}"));
         let mut about = format!("# {}; {}; {}", setting.kind.expected(), setting.flag, setting.env);
         if setting.is_required() {
-            about += "; required, this is an example";
+            about += "; required unless upstream.files is given, this is an example";
         } else if setting.default.is_empty() {
             about += "; no default, this is an example";
         }

@@ -31,6 +31,9 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+/// How often [`GroupState::answer`] asks what there is to say.
+const ROUNDS: usize = 8;
+
 /// One stream within one group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MemberId(pub u64);
@@ -272,7 +275,9 @@ impl GroupState {
         self.note_heard(now);
         let connected = self.is_answering(now);
         let mut done = Vec::new();
-        loop {
+        // Clusters want their assignments, and nothing else wants anything: two are
+        // enough, and no mistake holds the group for ever.
+        for _ in 0..ROUNDS {
             let wants = self.wanted_upstream();
             let updates = say(self, &wants);
             if updates.is_empty() {

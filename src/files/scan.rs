@@ -93,8 +93,9 @@ fn entries(directory: &Path) -> Result<Vec<Entry>, Problem> {
     for entry in std::fs::read_dir(directory).map_err(unreadable)? {
         let path = entry.map_err(unreadable)?.path();
         let Some(name) = path.file_name().and_then(|name| name.to_str()).map(str::to_owned) else { continue };
-        // Also `..data`, through which Kubernetes swaps a whole directory.
-        if name.starts_with('.') {
+        // Also `..data`, through which Kubernetes swaps a whole directory. A volume of
+        // its own may have the other.
+        if name.starts_with('.') || name == "lost+found" {
             continue;
         }
         let meta = match std::fs::metadata(&path) {

@@ -10,6 +10,7 @@
 mod support;
 
 mod features;
+mod files;
 mod fleet;
 mod identity;
 mod mesh;
@@ -64,6 +65,9 @@ real_tests! {
     1 sotw_upstream_sotw => traffic::sotw_upstream, Sotw;
     1 rejected_cluster_delta => traffic::rejected_cluster, Delta;
     1 rejected_cluster_sotw => traffic::rejected_cluster, Sotw;
+
+    1 files_delta => files::serves_envoy, Delta;
+    1 files_sotw => files::serves_envoy, Sotw;
 
     1 outpost_killed_delta => outage::outpost_killed, Delta;
     1 outpost_killed_sotw => outage::outpost_killed, Sotw;

@@ -64,6 +64,27 @@ impl Outpost {
         run_with(arguments, &[("OUTPOST_ADMIN", &self.admin_address())])
     }
 
+    /// `outpost serve` of the files in a directory, ready.
+    pub async fn of_files(dir: &Path, files: &Path) -> Self {
+        let mut this = Self::of_files_unready(dir, files);
+        this.ready().await;
+        this
+    }
+
+    /// The same, which may have nothing to serve yet.
+    pub fn of_files_unready(dir: &Path, files: &Path) -> Self {
+        let (port, admin) = (free_port(), free_port());
+        let (listen, answer) = (format!("127.0.0.1:{port}"), format!("127.0.0.1:{admin}"));
+        let files = files.to_str().expect("a path that is text");
+        let flags = ["serve", "--listen", &listen, "--admin", &answer, "--files", files].map(str::to_owned).to_vec();
+        let process = spawn(dir, &flags, &[]);
+        Self { port, admin, dir: dir.to_owned(), flags, variables: Vec::new(), process }
+    }
+
+    pub fn admin_port(&self) -> u16 {
+        self.admin
+    }
+
     /// SIGKILL: no goodbye to anyone.
     pub fn kill(&mut self) {
         self.process.kill();
