@@ -7,8 +7,9 @@
 //! * Any other verified identity sees the streams of that identity.
 //! * A caller without identity sees the streams without identity: such a caller
 //!   could open the like and be served the same.
-//! * Nobody sees content of a sensitive type, and of other types no field that is
-//!   annotated as sensitive: what is shown is a redacted copy.
+//! * Nobody sees content of a sensitive type or of what must not be cached, and of
+//!   other types no field that is annotated as sensitive: what is shown is a
+//!   redacted copy.
 //!
 //! Promise: an answer is put together off the threads that serve sidecars, two at
 //! a time, and none is larger than [`MOST`]; no session is held up for longer than
@@ -217,7 +218,8 @@ impl Show {
 
     fn content(&mut self, entry: &Entry) -> Option<Any> {
         let Body::Resource(blob) = entry.body() else { return None };
-        if !self.contents || self.sensitive.contains(blob.type_url()) {
+        // What must not be cached is for its subscription only (C-145).
+        if !self.contents || self.sensitive.contains(blob.type_url()) || entry.attributes().do_not_cache {
             return None;
         }
         let type_url = blob.type_url().as_str();

@@ -5,7 +5,7 @@
 
 use super::held::Held;
 use super::subscription::Subscription;
-use super::{ServerSession, State, TypeReport};
+use super::{ServerSession, State, TypeReport, Why};
 use crate::content::{Body, Entry, ServedType};
 use crate::xds::{Moment, Name, Status};
 use std::collections::BTreeSet;
@@ -77,11 +77,12 @@ impl Listing {
         for glob in subscription.globs() {
             names.remove(glob);
         }
-        if subscription.wildcard() || !subscription.globs().is_empty() {
+        let all = self.report.private == Some(Why::OnDemand);
+        if subscription.wildcard() || !subscription.globs().is_empty() || all {
             let served = self.served.iter().flat_map(|served| served.tree.iter());
             let held = self.held.tree().into_iter().flat_map(|tree| tree.iter());
             let found = served.chain(held).filter(|entry| entry.is_present());
-            let covered = found.filter(|entry| subscription.covers(entry.name(), entry.aliases()));
+            let covered = found.filter(|entry| all || subscription.covers(entry.name(), entry.aliases()));
             names.extend(covered.map(|entry| entry.name().clone()));
         }
         names
