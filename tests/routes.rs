@@ -114,10 +114,15 @@ fn node(id: &str) -> Node {
     Node { id: id.into(), metadata: Some(Struct { fields }), ..Node::default() }
 }
 
+/// A stream of xDS, and not a call that ends with one answer.
+fn is_xds(path: &str) -> bool {
+    path.starts_with("/envoy.service.") && !path.contains(".status.")
+}
+
 /// The first request on a path: what it states as its node fits xDS and no other
 /// service, which reads nothing of it.
 fn first(path: &str, id: &str) -> Vec<u8> {
-    if !path.starts_with("/envoy.service.") {
+    if !is_xds(path) {
         return Vec::new();
     }
     let ads = path.contains("Aggregated");
@@ -143,7 +148,7 @@ async fn call(connection: &Connection, path: &str, headers: &HeaderMap, message:
     sender.push(&[], message.into()).unwrap();
     // It may have been refused already: then the answer says so.
     let _ = sender.flush().await;
-    if !path.starts_with("/envoy.service.") {
+    if !is_xds(path) {
         let _ = sender.half_close();
     }
     (sender, receiver)
@@ -203,7 +208,7 @@ async fn every_path_for_every_kind_of_caller() {
     ];
     for (who, connection, headers, [xds, side, unknown]) in &table {
         for path in &paths {
-            let want = if path.starts_with("/envoy.service.") && !path.contains(".status.") { xds } else { side };
+            let want = if is_xds(path) { xds } else { side };
             let (got, message) = outcome(connection, path, headers, "n1").await;
             // What a service beside xDS makes of an empty message is its own.
             let fits = got == *want || *want == code::OK && ![bad, code::PERMISSION_DENIED].contains(&got);
