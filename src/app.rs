@@ -107,7 +107,7 @@ pub async fn start(config: Config, options: Options) -> Result<Running, StartErr
         exchange: exchange.clone(),
         store: store.clone(),
         clock: clock.clone(),
-        metrics: downstream::Metrics::register(below),
+        metrics: downstream::Metrics::register(below, patches.is_some()),
         connections: server::Metrics::register(below),
         patches: patches.clone(),
     };

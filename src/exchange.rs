@@ -470,7 +470,9 @@ impl GroupHandle {
         let (applied, now) = self.act(|inner, now| {
             let applied = inner.state_mut().apply(now, update);
             // Before anybody is woken, who would tell more of it.
-            if let Some(patches) = self.exchange.patches.get().filter(|_| applied.changed > 0) {
+            if let Some(patches) =
+                self.exchange.patches.get().filter(|_| applied.changed > 0 && !self.key().is_private())
+            {
                 let patch = Patch { group: self.key().text().clone(), type_url: type_url.clone(), received };
                 patches.committed(patch, Commit { at: now, changed: applied.changed, label: label.clone() });
             }

@@ -5,7 +5,9 @@
 //! is swapped, as Kubernetes does it, is seen too. A file that is not valid changes
 //! nothing: what runs stays, and the problem is told. Of a valid one the settings
 //! that [can be replaced under way](Setting::is_live) count at once, for streams
-//! that begin from then on; the others are named until the process is restarted.
+//! that begin from then on; the others are named until the process is restarted. What
+//! counts is checked as a whole: live settings that are not valid beside what the
+//! process was started with wait for the restart too.
 
 use crate::admin::report;
 use crate::clock::Clock;
@@ -96,8 +98,9 @@ impl State {
         self.count();
     }
 
-    fn bad(&self, now: Moment, problems: &Problems) {
-        self.lock().problem = Some((now, problems.brief()));
+    fn bad(&self, now: Moment, problem: String) {
+        tracing::warn!(%problem, "the configuration was read again and is not valid; what ran before runs on");
+        self.lock().problem = Some((now, problem));
         self.succeeded.set(0);
     }
 }
@@ -127,11 +130,11 @@ fn differ(one: &Texts, other: &Texts) -> Vec<&'static str> {
 }
 
 impl Reload {
-    /// `layers` are what the process was started with.
-    pub(super) async fn run(self, layers: Layers) {
+    /// `started` is what the process was started with.
+    pub(super) async fn run(self, started: Layers) {
         self.state.lock().file = self.given.file().map(str::to_owned);
-        let started = texts(layers.values());
-        let mut in_force = started.clone();
+        let started = Arc::new(started);
+        let mut in_force = texts(started.values());
         let mut seen = self.look().await;
         let mut settling = None;
         loop {
@@ -157,39 +160,67 @@ impl Reload {
         Some(read.map_err(|error| error.to_string()))
     }
 
-    async fn read(&self, started: &Texts, in_force: &mut Texts) {
-        let given = self.given.clone();
+    async fn read(&self, started: &Arc<Layers>, in_force: &mut Texts) {
+        let (given, before) = (self.given.clone(), started.clone());
         // It opens files.
-        let read = tokio::task::spawn_blocking(move || {
-            let layers = Layers::read(&given);
-            let checked = layers.check();
-            (texts(layers.values()), checked)
-        });
-        let Ok((texts, checked)) = read.await else { return };
+        let read = tokio::task::spawn_blocking(move || Reading::new(&given, &before)).await;
         let now = self.clock.now();
-        match checked {
-            Ok(config) => self.apply(now, config, (started, in_force), texts),
-            Err(problems) => {
-                self.state.bad(now, &problems);
-                let problem = problems.brief();
-                tracing::warn!(%problem, "the configuration was read again and is not valid; what ran before runs on");
-            }
+        match read {
+            Ok(Ok(reading)) => self.apply(now, reading, in_force, &texts(started.values())),
+            Ok(Err(problems)) => self.state.bad(now, problems.brief()),
+            Err(error) => self.state.bad(now, format!("reading it failed, a fault of this program: {error}")),
         }
     }
 
-    fn apply(&self, now: Moment, config: Config, (started, in_force): (&Texts, &mut Texts), texts: Texts) {
-        let live = Setting::is_live;
-        let changed: Vec<_> = differ(&texts, in_force).into_iter().filter(|key| live(key)).collect();
-        let pending: Vec<_> = differ(&texts, started).into_iter().filter(|key| !live(key)).collect();
+    fn apply(&self, now: Moment, reading: Reading, in_force: &mut Texts, started: &Texts) {
+        let Reading { given, live } = reading;
+        let mut pending = differ(&given, started);
+        let mut changed = Vec::new();
+        let mut drain = self.state.drain();
+        match live {
+            Ok((texts, config)) => {
+                pending.retain(|key| !Setting::is_live(key));
+                changed = differ(&texts, in_force);
+                drain = config.downstream.drain;
+                *in_force = texts;
+                self.replace(&changed, &config);
+            }
+            Err(problems) => {
+                let why = problems.brief();
+                tracing::warn!(%why, "what changed is valid only together with what needs a restart: nothing of it counts before");
+            }
+        }
+        tracing::info!(?changed, needs_restart = ?pending, "the configuration was read again");
+        self.state.good(now, drain, pending);
+    }
+
+    fn replace(&self, changed: &[&str], config: &Config) {
         if changed.contains(&"log.level") {
             self.levels.configure(&config.log.filter);
         }
         if !changed.is_empty() {
-            self.downstream.set_policy(Policy::of(&config, self.timing.clone()));
+            self.downstream.set_policy(Policy::of(config, self.timing.clone()));
+            config.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
         }
-        tracing::info!(?changed, needs_restart = ?pending, "the configuration was read again");
-        config.warnings().iter().filter(|_| !changed.is_empty()).for_each(|warning| tracing::warn!("{warning}"));
-        self.state.good(now, config.downstream.drain, pending);
-        *in_force = texts;
+    }
+}
+
+/// A file that is valid.
+struct Reading {
+    /// What it and the layers above it say.
+    given: Texts,
+    /// What of it counts at once beside what the process was started with, or why that
+    /// would not be valid.
+    live: Result<(Texts, Config), Problems>,
+}
+
+impl Reading {
+    fn new(given: &Given, started: &Layers) -> Result<Self, Problems> {
+        let layers = Layers::read(given);
+        layers.check()?;
+        let given = texts(layers.values());
+        let live = layers.live_over(started);
+        let live = live.check().map(|config| (texts(live.values()), config));
+        Ok(Self { given, live })
     }
 }

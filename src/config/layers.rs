@@ -114,6 +114,20 @@ impl Layers {
         Self { flags, settings, values, file }
     }
 
+    /// What counts in a process that was started with `started`, now that these are
+    /// given: of these what is [live](Setting::is_live), and what it was started with for
+    /// the rest. So nothing is derived from a mixture that was not checked.
+    #[must_use]
+    pub fn live_over(self, started: &Self) -> Self {
+        let value = |value: Value| match started.value(&value.setting.flag) {
+            Some(before) if !Setting::is_live(value.setting.key) => before.clone(),
+            _ => value,
+        };
+        let values: Vec<_> = self.values.into_iter().map(value).collect();
+        let flags = flags(&values).unwrap_or(self.flags);
+        Self { flags, settings: self.settings, values, file: self.file }
+    }
+
     /// The configuration, or all that is wrong: with the file first.
     pub fn check(&self) -> Result<Config, Problems> {
         let (config, findings) = Config::examine(&self.flags);

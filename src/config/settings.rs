@@ -143,7 +143,6 @@ const LIVE: &[&str] = &[
     "downstream.authorize",
     "downstream.statusViewers",
     "groups.",
-    "limits.messageBytes",
     "limits.names",
     "limits.nameBytes",
     "limits.metadataBytes",

@@ -147,3 +147,29 @@ fn whoever_trusts_more_is_warned() {
     assert_eq!(warned(&tls), [false, false, false]);
     assert_eq!(warned(&[&tls[..], &["--client-auth=optional"]].concat()), [true, false, false]);
 }
+
+/// What is derived from a setting that waits for a restart waits with it.
+#[test]
+fn what_counts_at_once_is_not_mixed_with_what_waits() {
+    #[derive(Parser)]
+    struct Whole {
+        #[command(flatten)]
+        given: Given,
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("outpost.yaml");
+    let read = |text: &str| {
+        std::fs::write(&file, text).unwrap();
+        let config = format!("--config={}", file.display());
+        Layers::read(&Whole::try_parse_from(["outpost", "--upstream=a:1", &config]).unwrap().given)
+    };
+    let started = read("identifier: one\n");
+    let later = "identifier: two\nupstream: { connections: 3 }\nlog: { level: debug }\n";
+    assert_eq!(read(later).check().unwrap().upstream.connections, 3);
+    let counts = read(later).live_over(&started);
+    let config = counts.check().unwrap();
+    assert_eq!((config.identifier.as_str(), config.upstream.connections), ("two", 2));
+    assert_eq!(config.log.filter, "debug");
+    let value = |key: &str| counts.values().iter().find(|value| value.setting.key == key).unwrap();
+    assert_eq!(value("upstream.connections").origin, Origin::Default);
+}

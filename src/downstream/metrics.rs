@@ -4,13 +4,13 @@ use crate::transport::jwks::Jwks;
 use crate::transport::tls::ServerTls;
 use crate::xds::TypeUrl;
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
-use prometheus_client::metrics::MetricType;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, MetricEncoder};
 use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::exemplar::HistogramWithExemplars;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::metrics::{MetricType, TypedMetric};
 use prometheus_client::registry::{Registry, Unit};
 use std::fmt;
 use std::sync::{Arc, OnceLock};
@@ -50,6 +50,50 @@ struct TraceLabels {
     trace_id: String,
 }
 
+/// Exemplars cost a lock of their own, so only who asks for traces has them.
+#[derive(Debug)]
+enum Latency {
+    Plain(Histogram),
+    Traced(HistogramWithExemplars<TraceLabels>),
+}
+
+impl Latency {
+    fn plain() -> Self {
+        Self::Plain(Histogram::new(SECONDS))
+    }
+
+    fn traced() -> Self {
+        Self::Traced(HistogramWithExemplars::new(SECONDS.into_iter()))
+    }
+
+    fn observe(&self, span: Duration, trace: Option<String>) {
+        match self {
+            Self::Plain(histogram) => histogram.observe(span.as_secs_f64()),
+            Self::Traced(histogram) => {
+                let at = trace.is_some().then(SystemTime::now);
+                histogram.observe(span.as_secs_f64(), trace.map(|trace_id| TraceLabels { trace_id }), at);
+            }
+        }
+    }
+}
+
+impl EncodeMetric for Latency {
+    fn encode(&self, encoder: MetricEncoder<'_>) -> Result<(), fmt::Error> {
+        match self {
+            Self::Plain(histogram) => histogram.encode(encoder),
+            Self::Traced(histogram) => histogram.encode(encoder),
+        }
+    }
+
+    fn metric_type(&self) -> MetricType {
+        MetricType::Histogram
+    }
+}
+
+impl TypedMetric for Latency {
+    const TYPE: MetricType = MetricType::Histogram;
+}
+
 /// How far a change has come when its time is taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stage {
@@ -81,7 +125,7 @@ pub struct Metrics {
     rejected: Family<ReasonLabels, Counter>,
     hidden: Family<TypeLabels, Counter>,
     unimplemented: Counter,
-    latency: Family<StageLabels, HistogramWithExemplars<TraceLabels>>,
+    latency: Family<StageLabels, Latency>,
     certificate: Shown,
     keys: ShownKeys,
 }
@@ -92,8 +136,9 @@ const SECONDS: [f64; 15] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 
 const BYTES: [f64; 10] = [1e3, 1e4, 1e5, 5e5, 1e6, 2e6, 4_194_304.0, 1e7, 2e7, 4e7];
 
 impl Metrics {
-    /// Names are short: whoever composes the parts gives the prefix.
-    pub fn register(registry: &mut Registry) -> Self {
+    /// Names are short: whoever composes the parts gives the prefix. `traced`: buckets of
+    /// latencies point to traces.
+    pub fn register(registry: &mut Registry, traced: bool) -> Self {
         let this = Self {
             streams: Family::default(),
             ended: Family::default(),
@@ -105,7 +150,7 @@ impl Metrics {
             rejected: Family::default(),
             hidden: Family::default(),
             unimplemented: Counter::default(),
-            latency: Family::new_with_constructor(|| HistogramWithExemplars::new(SECONDS.into_iter())),
+            latency: Family::new_with_constructor(if traced { Latency::traced } else { Latency::plain }),
             certificate: Shown::default(),
             keys: ShownKeys::default(),
         };
@@ -191,9 +236,7 @@ impl Metrics {
     /// `trace`, if there is one, becomes the exemplar of its bucket.
     pub(super) fn took(&self, type_url: &TypeUrl, stage: Stage, span: Duration, trace: Option<String>) {
         let labels = StageLabels { r#type: type_url.short(), stage: stage.label() };
-        let at = trace.is_some().then(SystemTime::now);
-        let exemplar = trace.map(|trace_id| TraceLabels { trace_id });
-        self.latency.get_or_create(&labels).observe(span.as_secs_f64(), exemplar, at);
+        self.latency.get_or_create(&labels).observe(span, trace);
     }
 }
 

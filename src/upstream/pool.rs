@@ -349,6 +349,9 @@ impl Pool {
     /// A stream ended, or a connection came or went.
     pub(super) fn changed(&self) {
         self.changes.send_modify(|count| *count = count.wrapping_add(1));
+        if self.problem.borrow().is_some() {
+            self.tell_problem();
+        }
     }
 
     /// Streams on addresses of a higher priority number move.

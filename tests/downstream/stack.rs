@@ -75,7 +75,7 @@ impl Stack {
             exchange: exchange.clone(),
             store,
             clock: clock.clone(),
-            metrics: Metrics::register(below),
+            metrics: Metrics::register(below, false),
             connections: transport::Metrics::register(below),
             patches: None,
         };
