@@ -93,7 +93,6 @@ pub struct Running {
 pub async fn start(config: Config, options: Options) -> Result<Running, StartError> {
     let Options { clock, timing, upstream: upstream_settings, levels, patches } = options;
     let store = Store::new();
-    let sweep_clock = clock.clone();
     let mut registry = Registry::with_prefix("outpost");
     let exchange = Exchange::new(store.clone(), timing.clone(), clock.clone());
     registry.register("build", "The program that runs", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
@@ -120,27 +119,7 @@ pub async fn start(config: Config, options: Options) -> Result<Running, StartErr
     let (admin_stop, stopped) = oneshot::channel();
     let sources =
         sources(registry, facts.clone(), (&downstream, &upstream, &exchange), &clock, &configuration, &levels);
-    let mut tasks = Tasks::default();
-    if let Some(patches) = &patches {
-        exchange.trace(patches.clone());
-        tasks.spawn("following patches", patches.clone().run());
-    }
-    tasks.spawn("the exchange", exchange.clone().run());
-    tasks.spawn("the upstream side", upstream.clone().run());
-    tasks.spawn("the sweep of the store", sweep(store.clone(), sweep_clock));
-    tasks.spawn("the levels of the log", levels.clone().run(clock.clone()));
-    tasks.spawn("the watch over readiness", tell_health(downstream.clone(), clock.clone(), facts));
-    let keys = downstream.clone();
-    tasks.spawn("fetching the keys of tokens", async move { keys.keep_keys().await });
-    let accepting = downstream.clone();
-    tasks.spawn("accepting sidecars", async move { accepting.broke().await });
-    tasks.spawn(
-        "the admin endpoint",
-        admin::serve(listener, sources, async {
-            let _ = stopped.await;
-        }),
-    );
-    Ok(Running {
+    let mut running = Running {
         admin,
         downstream,
         upstream,
@@ -153,8 +132,14 @@ pub async fn start(config: Config, options: Options) -> Result<Running, StartErr
         timing,
         patches,
         admin_stop: Some(admin_stop),
-        tasks,
-    })
+        tasks: Tasks::default(),
+    };
+    running.begin(facts);
+    let until = async {
+        let _ = stopped.await;
+    };
+    running.tasks.spawn("the admin endpoint", admin::serve(listener, sources, until));
+    Ok(running)
 }
 
 /// The control plane, or the files in its place.
@@ -236,6 +221,24 @@ async fn tell_health(downstream: Arc<Downstream>, clock: Clock, facts: impl Fn()
 }
 
 impl Running {
+    /// What runs as long as the process does, but for the admin endpoint.
+    fn begin(&mut self, facts: impl Fn() -> Facts + Send + 'static) {
+        let Self { tasks, exchange, upstream, store, downstream, levels, clock, patches, .. } = self;
+        if let Some(patches) = patches {
+            exchange.trace(patches.clone());
+            tasks.spawn("following patches", patches.clone().run());
+        }
+        tasks.spawn("the exchange", exchange.clone().run());
+        tasks.spawn("the upstream side", upstream.clone().run());
+        tasks.spawn("the sweep of the store", sweep(store.clone(), clock.clone()));
+        tasks.spawn("the levels of the log", levels.clone().run(clock.clone()));
+        tasks.spawn("the watch over readiness", tell_health(downstream.clone(), clock.clone(), facts));
+        let keys = downstream.clone();
+        tasks.spawn("fetching the keys of tokens", async move { keys.keep_keys().await });
+        let accepting = downstream.clone();
+        tasks.spawn("accepting sidecars", async move { accepting.broke().await });
+    }
+
     pub fn admin(&self) -> SocketAddr {
         self.admin
     }

@@ -90,7 +90,7 @@ impl Files {
 }
 
 /// With what tokens must say.
-fn jwt<'a>(jwks: &'a str) -> Vec<(&'a str, &'a str)> {
+fn jwt(jwks: &str) -> Vec<(&str, &str)> {
     vec![("--jwt-jwks", jwks), ("--jwt-issuer", "https://issuer.test"), ("--jwt-audience", "outpost")]
 }
 

@@ -45,13 +45,16 @@ impl Desk {
     }
 }
 
+/// What is tried, the certificate's name, the tokens, and what comes of it.
+type Row = (&'static str, Option<&'static str>, Vec<String>, Result<Option<String>, Refused>);
+
 #[test]
 fn who_a_caller_is() {
     let desk = desk(|gate| gate.trust_domains = vec!["mesh.example".into(), "old.example".into()]);
     let token = |subject: &str| desk.token(subject);
     let is = |name: &str| Ok(Some(name.to_owned()));
     let account = token("system:serviceaccount:shop:cart");
-    let table: Vec<(&str, Option<&str>, Vec<String>, Result<Option<String>, Refused>)> = vec![
+    let table: Vec<Row> = vec![
         ("nothing", None, vec![], Err(Refused::Anonymous)),
         ("a certificate", Some(CART), vec![], is(CART)),
         ("a service account", None, vec![account.clone()], is(CART)),
