@@ -14,12 +14,12 @@ pub use tasks::Broken;
 use crate::admin::ready::Facts;
 use crate::admin::{self, AdminError, Sources};
 use crate::clock::Clock;
-use crate::config::{Config, Given, Layers};
+use crate::config::{Config, Given, Layers, Traces};
 use crate::content::Store;
 use crate::downstream::{self, Downstream, Parts, Policy, SettingsError};
 use crate::exchange::Exchange;
 use crate::logs::Levels;
-use crate::traces::Patches;
+use crate::traces::{Patches, TraceError};
 use crate::transport::server::{self, BindError, Listen};
 use crate::upstream::{self, Files, SetupError, Source, Upstream};
 use crate::xds::Timing;
@@ -56,6 +56,14 @@ impl Default for Options {
         let timing = Timing::default();
         let upstream = upstream::Settings { timing: timing.clone(), ..upstream::Settings::default() };
         Self { clock: Clock::system(), timing, upstream, levels: Levels::default(), patches: None }
+    }
+}
+
+impl Options {
+    /// Patches are traced, where that is asked for. Needs a runtime.
+    pub fn traced(self, asked: Option<Traces>) -> Result<Self, TraceError> {
+        let start = |Traces { named }| Patches::otlp(self.clock.clone(), named);
+        Ok(Self { patches: asked.map(start).transpose()?, ..self })
     }
 }
 

@@ -4,11 +4,9 @@ use clap::Parser;
 use futures_util::future::BoxFuture;
 use outpost::app;
 use outpost::cli::{self, Cli, Failure, Outcome, Verb};
-use outpost::clock::Clock;
 use outpost::config::{Given, Layers, Traces};
 use outpost::demo;
 use outpost::logs;
-use outpost::traces::Patches;
 use outpost::transport::server::Listen;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -83,8 +81,9 @@ async fn serve(given: &Given) -> Result<Outcome, Failure> {
     let mut signals = Signals::new().map_err(internal)?;
     let wanted = config.admin.address;
     let options = app::Options { levels, ..app::Options::default() };
-    let patches = patches(&options.clock)?;
-    let start = app::start(config, app::Options { patches, ..options }).await;
+    let asked = Traces::asked().map_err(|error| Failure::Config(error.to_string()))?;
+    let options = options.traced(asked).map_err(|error| Failure::Config(error.to_string()))?;
+    let start = app::start(config, options).await;
     let mut running = start.map_err(|error| Failure::Config(layers.reword(&error.to_string())))?;
     for address in running.addresses() {
         tracing::info!(%address, "sidecars are served");
@@ -109,13 +108,6 @@ async fn serve(given: &Given) -> Result<Outcome, Failure> {
         () = signals.next(&reload) => {}
     }
     Ok(Outcome::Good)
-}
-
-/// Traces, where the environment asks for them.
-fn patches(clock: &Clock) -> Result<Option<Arc<Patches>>, Failure> {
-    let asked = Traces::asked().map_err(|error| Failure::Config(error.to_string()))?;
-    let start = |Traces { named }| Patches::otlp(clock.clone(), named);
-    asked.map(start).transpose().map_err(|error| Failure::Config(error.to_string()))
 }
 
 /// SIGTERM, SIGINT and SIGHUP.

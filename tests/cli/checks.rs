@@ -109,7 +109,7 @@ fn files_in_the_place_of_a_control_plane_are_read() {
     std::fs::write(dir.path().join("a.yaml"), text).unwrap();
     let good = check();
     assert_eq!(good.code, Some(0), "{good:?}");
-    has(&findings(&good, "upstream"), &["success the files in", "can be served"]);
+    has(&findings(&good, "upstream"), &["success the files in", "are valid"]);
     std::fs::write(dir.path().join("b.yaml"), "name: [\n").unwrap();
     let bad = check();
     assert_eq!(bad.code, Some(1), "{bad:?}");
