@@ -153,7 +153,7 @@ impl Downstream {
         self.tls.as_ref().map(|tls| tls.look())
     }
 
-    /// Fetches the keys of tokens where they come from a URL. Runs until it is dropped.
+    /// Reads the keys of tokens anew, or fetches them. Runs until it is dropped.
     pub async fn keep_keys(&self) {
         match &self.jwks {
             Some(jwks) => jwks.run().await,

@@ -19,6 +19,7 @@ pub mod node;
 pub mod time;
 pub mod token;
 pub mod types;
+pub mod web;
 pub mod wire;
 
 pub use ask::{Ask, AskError, Change, Limits};

@@ -4,6 +4,7 @@ use super::check::Check;
 use super::{ClientTls, Credentials, Flags, Jwks, Jwt};
 use crate::group::Authorize;
 use crate::xds::TypeUrl;
+use crate::xds::web::WebAddress;
 use serde_json::Value as Json;
 use std::path::PathBuf;
 
@@ -133,16 +134,7 @@ impl Jwks {
         if !text.contains("://") {
             return Ok(Self::File(PathBuf::from(text)));
         }
-        let uri: http::Uri = text.parse().map_err(|_| "is no URL; write https://HOST/PATH, or the path of a file")?;
-        let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
-        let local = host == "localhost" || host.parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback());
-        match uri.scheme_str() {
-            Some("https") if !host.is_empty() => Ok(Self::Url(text.into())),
-            Some("http") if local => Ok(Self::Url(text.into())),
-            Some("http") => {
-                Err("would be fetched in plain text, where others can put keys of theirs; write https://".into())
-            }
-            _ => Err("is no URL; write https://HOST/PATH, or the path of a file".into()),
-        }
+        let fits = text.parse::<WebAddress>();
+        fits.map(|_| Self::Url(text.into())).map_err(|error| error.to_string())
     }
 }

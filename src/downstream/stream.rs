@@ -15,9 +15,10 @@ use super::metrics::OpenStream;
 use super::{Policy, Shared};
 use crate::breaks;
 use crate::clock::Clock;
-use crate::content::{Served, Sight};
+use crate::content::{Served, Sight, Store};
 use crate::exchange::{Credential, Member, Place};
 use crate::group::{self, Allowed, Assigned};
+use crate::session::Want;
 use crate::session::server::{HeardKind, Output, Rejection, Response, Scope, ServerSession};
 use crate::transport::server::{Call, Peer};
 use crate::transport::status;
@@ -179,7 +180,9 @@ impl<'a> Stream<'a> {
                 Event::Message(Some(Err(RecvError::Http(_)))) | Event::Flushed(Err(_)) => return "client_reset",
                 Event::Flushed(Ok(())) => self.written(now),
                 Event::Woken => {
-                    if self.member.as_ref().is_some_and(Member::is_asked_back) || self.own.is_asked_back() {
+                    // Only who presented a token can be asked; the others take no lock of the group.
+                    let may_be = self.credential.is_some();
+                    if may_be && (self.member.as_ref().is_some_and(Member::is_asked_back) || self.own.is_asked_back()) {
                         self.close("asked_back", Status::new(code::OK, ""));
                     }
                 }
@@ -310,20 +313,25 @@ impl Stream<'_> {
         if let Some(node) = heard.node {
             self.join(&node)?;
         }
-        if matches!(heard.kind, HeardKind::First | HeardKind::Plain) {
+        if !matches!(heard.kind, HeardKind::Stale | HeardKind::Ignored) {
             self.note_hidden(now, &type_url, &asked);
         }
         Ok(())
     }
 
-    /// The names that a request asks for, where some may not be had.
+    /// The names that a request asks for and that before it did not (C-078, C-100a),
+    /// where some may not be had.
     fn worth_a_look(&self, type_url: &TypeUrl, ask: &Ask) -> Vec<Name> {
         let rules = &self.policy.rules;
         if !rules.limits_names() && !rules.sensitive().contains(type_url) {
             return Vec::new();
         }
         match &ask.change {
-            Change::Replace(named) => named.names.clone(),
+            Change::Replace(named) => {
+                let before = self.listed.client.session().subscribed(type_url);
+                let new = |name: &&Name| before.as_ref().is_none_or(|before| !before.contains(name));
+                named.names.iter().filter(new).cloned().collect()
+            }
             Change::Delta { subscribe, .. } => subscribe.names.clone(),
         }
     }
@@ -407,9 +415,7 @@ impl Stream<'_> {
             match output {
                 None => break,
                 Some(Output::Want(want)) => {
-                    if let Some(member) = &self.member {
-                        member.want(want);
-                    }
+                    self.tell_want(want);
                     self.offer(now);
                 }
                 Some(Output::Own) => self.tend_own(now),
@@ -422,13 +428,25 @@ impl Stream<'_> {
 
     /// Interest moves on whether bytes wait or not.
     fn tell_wants(&mut self) {
-        let Some(member) = &self.member else { return };
+        if self.member.is_none() {
+            return;
+        }
         loop {
             let want = self.listed.client.session().next_want();
             let Some(want) = want else { break };
-            member.want(want);
+            self.tell_want(want);
         }
         self.leaving = None;
+    }
+
+    fn tell_want(&mut self, want: Want) {
+        let Some(member) = &self.member else { return };
+        let limited = self.allowed.limits(&want.type_url);
+        member.want(may_want(&self.allowed, &mut self.sight, &self.shared.parts.store, want));
+        if limited {
+            // Other names may be hidden now.
+            self.offered = None;
+        }
     }
 
     fn offer(&mut self, now: Moment) {
@@ -494,6 +512,15 @@ impl Stream<'_> {
             self.news_written(now, &flight);
         }
     }
+}
+
+/// What of `want` the upstream is asked for: not what is hidden.
+fn may_want(allowed: &Allowed, sight: &mut Sight, store: &Store, want: Want) -> Want {
+    if !allowed.limits(&want.type_url) {
+        return want;
+    }
+    let names = sight.ask(&want.type_url, &want.names, store, |name| allowed.has(&want.type_url, name));
+    Want { names, ..want }
 }
 
 /// Where streams upstream are opened by tokens of members: that of this one.

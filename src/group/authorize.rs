@@ -14,7 +14,8 @@
 //! The first rule whose pattern fits counts; an identity that none fits may be no
 //! node. `{name}` in the pattern is a part of the identity without `/`, and stands
 //! for that part below; `*` is any text, in the pattern without `/`; a last `/**`,
-//! or `**` alone, is all the rest.
+//! or `**` alone, is all the rest. But for `**` alone, only a pattern that begins
+//! with `jwt:` is for the subjects of tokens: they can be any text.
 //!
 //! Promise: a node that states a field otherwise than its rule says is refused,
 //! however it states it. A field that it does not state claims nothing.
@@ -29,10 +30,11 @@ use std::fmt;
 use std::sync::Arc;
 
 /// What counts where an operator states no rules: identities as Istio gives them
-/// name the namespace and the service account, others say nothing of a node.
+/// name the namespace and the service account. Others name neither, so that a node
+/// of theirs may state none: an empty text is only what is not stated.
 pub const DEFAULTS: [&str; 2] = [
     r#"{"identity":"spiffe://{trustDomain}/ns/{namespace}/sa/{serviceAccount}","node":{"metadata.NAMESPACE":"{namespace}","metadata.SERVICE_ACCOUNT":"{serviceAccount}","id.namespace":"{namespace}"}}"#,
-    r#"{"identity":"**"}"#,
+    r#"{"identity":"**","node":{"metadata.NAMESPACE":"","metadata.SERVICE_ACCOUNT":"","id.namespace":""}}"#,
 ];
 
 /// Why a text is no rule.
@@ -178,7 +180,12 @@ struct Pattern {
     segments: Vec<Segment>,
     /// More may follow.
     open: bool,
+    /// It may be for subjects of tokens.
+    subjects: bool,
 }
+
+/// How the identity of a token begins whose subject is no workload.
+const SUBJECT: &str = "jwt:";
 
 #[derive(Clone, Debug)]
 enum Segment {
@@ -193,7 +200,8 @@ impl Pattern {
         }
         let rest = if text == "**" { Some("") } else { text.strip_suffix("/**") };
         let segments = rest.unwrap_or(text).split('/').filter(|_| text != "**").map(Segment::read);
-        Ok(Self { segments: segments.collect::<Result<_, _>>()?, open: rest.is_some() })
+        let subjects = text == "**" || text.starts_with(SUBJECT);
+        Ok(Self { segments: segments.collect::<Result<_, _>>()?, open: rest.is_some(), subjects })
     }
 
     fn binds(&self, wanted: &str) -> bool {
@@ -201,6 +209,9 @@ impl Pattern {
     }
 
     fn fit<'a>(&'a self, identity: &'a str) -> Option<Parts<'a>> {
+        if identity.starts_with(SUBJECT) && !self.subjects {
+            return None;
+        }
         let mut parts = Parts::new();
         let mut given = identity.split('/');
         for segment in &self.segments {
@@ -395,16 +406,18 @@ impl fmt::Display for Field {
     }
 }
 
-/// Istio reads the namespace from the id where the metadata states none: then
-/// all that follows the first dot has to be it. Else the name may have dots.
-fn namespace_of(node: &Node) -> Option<&str> {
-    let mut parts = node.id.split('~');
-    let name = parts.nth(2)?;
-    let of_form = parts.next().is_some() && parts.next().is_none();
+/// Istio reads the namespace from the id where the metadata states none: from what
+/// follows the first dot of the name, or from the first label of the domain. Then
+/// both have to be it. Else the name may have dots, and the domain says nothing.
+fn namespace_of(node: &Node) -> Vec<&str> {
+    let mut parts = node.id.split('~').skip(2);
+    let (Some(name), Some(domain), None) = (parts.next(), parts.next(), parts.next()) else { return Vec::new() };
     let stated = node.metadata_text(&["NAMESPACE"]).is_some_and(|text| !text.is_empty());
-    let dot = if stated { name.rfind('.') } else { name.find('.') };
-    let namespace = dot.and_then(|dot| name.get(dot + 1..))?;
-    (of_form && !namespace.is_empty()).then_some(namespace)
+    let (of_name, of_domain) = match stated {
+        true => (name.rsplit_once('.').map(|(_, rest)| rest), None),
+        false => (name.split_once('.').map(|(_, rest)| rest), domain.split_once('.').map(|(first, _)| first)),
+    };
+    of_name.into_iter().chain(of_domain).filter(|namespace| !namespace.is_empty()).collect()
 }
 
 /// Control planes written in Go read keys whatever their case is, so all of

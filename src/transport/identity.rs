@@ -25,6 +25,10 @@ pub enum IdentityError {
     ManyUris(usize),
     #[error("the peer's certificate has neither a URI nor a DNS name (subjectAltName): issue it with one")]
     Nameless,
+    #[error(
+        "the peer's certificate has {0:?} for a DNS name, which none can be (':' or '/'): issue it with a host name, or as a URI"
+    )]
+    NotDns(String),
 }
 
 impl Identity {
@@ -47,13 +51,7 @@ impl Identity {
             .collect();
         let name = match uris.as_slice() {
             [uri] => *uri,
-            [] => names
-                .iter()
-                .find_map(|name| match name {
-                    GeneralName::DNSName(dns) => Some(*dns),
-                    _ => None,
-                })
-                .ok_or(IdentityError::Nameless)?,
+            [] => dns_name(names)?,
             many => return Err(IdentityError::ManyUris(many.len())),
         };
         Ok(Self { name: name.into(), not_after: not_after(&certificate), token: None })
@@ -82,6 +80,16 @@ impl Identity {
     pub fn token(&self) -> Option<&Token> {
         self.token.as_ref()
     }
+}
+
+/// The first DNS name. It must not read as another kind of name.
+fn dns_name<'a>(names: &[GeneralName<'a>]) -> Result<&'a str, IdentityError> {
+    let dns = names.iter().find_map(|name| match name {
+        GeneralName::DNSName(dns) => Some(*dns),
+        _ => None,
+    });
+    let dns = dns.ok_or(IdentityError::Nameless)?;
+    if dns.contains([':', '/']) { Err(IdentityError::NotDns(dns.into())) } else { Ok(dns) }
 }
 
 impl PartialEq for Identity {
@@ -136,6 +144,9 @@ mod tests {
             (vec![dns("cart.shop"), dns("other")], Ok("cart.shop")),
             (vec![uri(spiffe), uri("spiffe://other/x")], Err(IdentityError::ManyUris(2))),
             (vec![], Err(IdentityError::Nameless)),
+            (vec![dns(spiffe)], Err(IdentityError::NotDns(spiffe.into()))),
+            (vec![dns("jwt:alice")], Err(IdentityError::NotDns("jwt:alice".into()))),
+            (vec![dns("jwt:alice"), uri(spiffe)], Ok(spiffe)),
         ];
         for (names, want) in table {
             let got = Identity::of(&certificate(names));

@@ -6,13 +6,13 @@
 
 mod fetch;
 
-pub use fetch::{FetchError, Site, SiteError, UrlError, check};
+pub use fetch::{FetchError, Site, SiteError};
 
 use super::jwt::{Keys, KeysError};
 use super::tls::{Stamp, stamps};
 use crate::clock::Clock;
 use crate::xds::Moment;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::Notify;
@@ -24,6 +24,9 @@ const RETRY_LEAST: Duration = Duration::from_secs(1);
 const RETRY_MOST: Duration = Duration::from_secs(60);
 /// A key that is not known has a URL fetched at once, but not more often than this.
 const UNKNOWN: Duration = Duration::from_secs(10);
+
+/// How often it is seen whether a file has changed.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// The largest set that is read.
 const LARGEST: usize = 1 << 20;
@@ -98,24 +101,19 @@ impl Jwks {
 
     /// The newest good keys; `None` until there are any.
     pub fn keys(&self) -> Option<Arc<Keys>> {
-        let mut state = self.lock();
-        if let Source::File(path) = &self.source {
-            let stamp = stamps(std::slice::from_ref(path));
-            if stamp != state.stamp {
-                state.stamp = stamp;
-                let keys = read(path);
-                state.take(keys);
-            }
-        }
-        state.keys.clone()
+        self.lock().keys.clone()
     }
 
-    /// A token named a key that is not here. It may be a new one.
-    pub fn lacks(&self) {
-        let due = self.lock().tried.is_none_or(|tried| self.clock.now().since(tried) >= UNKNOWN);
+    /// A token named a key that is not here. It may be a new one. Returns whether it
+    /// is looked for now.
+    pub fn lacks(&self) -> bool {
+        // A file is looked at all the time.
+        let fetched = matches!(self.source, Source::Url(_));
+        let due = fetched && self.lock().tried.is_none_or(|tried| self.clock.now().since(tried) >= UNKNOWN);
         if due {
             self.wanted.notify_one();
         }
+        due
     }
 
     pub fn look(&self) -> Seen {
@@ -124,9 +122,33 @@ impl Jwks {
         Seen { keys, problem: state.problem.clone(), failures: state.failures }
     }
 
-    /// Fetches a URL again and again. Runs until it is dropped.
+    /// Reads a file again when it changes, or fetches a URL again and again. Runs
+    /// until it is dropped.
     pub async fn run(&self) {
-        let Source::Url(site) = &self.source else { return std::future::pending().await };
+        match &self.source {
+            Source::File(path) => self.watch(path).await,
+            Source::Url(site) => self.keep_fetching(site).await,
+        }
+    }
+
+    /// What is read from a disk holds up nobody who shows a token.
+    async fn watch(&self, path: &Path) {
+        loop {
+            self.clock.sleep_until(self.clock.now() + LOOK).await;
+            let (path, known) = (path.to_owned(), self.lock().stamp.clone());
+            let look = move || {
+                let stamp = stamps(std::slice::from_ref(&path));
+                (stamp != known).then(|| (stamp, read(&path)))
+            };
+            if let Ok(Some((stamp, keys))) = tokio::task::spawn_blocking(look).await {
+                let mut state = self.lock();
+                state.stamp = stamp;
+                state.take(keys);
+            }
+        }
+    }
+
+    async fn keep_fetching(&self, site: &Site) {
         let mut retry = RETRY_LEAST;
         loop {
             self.lock().tried = Some(self.clock.now());
@@ -170,9 +192,9 @@ impl State {
     }
 }
 
-fn read(path: &PathBuf) -> Result<Keys, JwksError> {
+fn read(path: &Path) -> Result<Keys, JwksError> {
     use std::io::Read;
-    let unreadable = |source| JwksError::Unreadable { path: path.clone(), source };
+    let unreadable = |source| JwksError::Unreadable { path: path.to_owned(), source };
     let mut text = Vec::new();
     let file = std::fs::File::open(path).map_err(unreadable)?;
     file.take(LARGEST as u64).read_to_end(&mut text).map_err(unreadable)?;

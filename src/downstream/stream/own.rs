@@ -95,7 +95,14 @@ impl Stream<'_> {
         loop {
             let demand = self.listed.client.session().next_demand();
             match demand {
-                Some(Demand::Want(want)) => member.want(want),
+                Some(Demand::Want(want)) => {
+                    let limited = self.allowed.limits(&want.type_url);
+                    let store = &self.shared.parts.store;
+                    member.want(super::may_want(&self.allowed, &mut self.own.sight, store, want));
+                    if limited {
+                        self.own.offered = None;
+                    }
+                }
                 Some(Demand::Pass(pass)) => member.pass(pass),
                 None => break,
             }

@@ -1,8 +1,9 @@
 //! What can be told about a stream.
 
 use super::{ServerSession, TypeState, Why};
-use crate::content::{Reach, Served, ServedType};
+use crate::content::{NameSet, Reach, Served, ServedType};
 use crate::xds::{Kind, Moment, Status, TypeUrl};
+use std::sync::Arc;
 
 /// Where one (stream, type) stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,6 +84,11 @@ impl ServerSession {
             waiting: self.waiting(now, type_url, state, self.served.as_deref()),
             asked: state.asked,
         })
+    }
+
+    /// The names that the client is subscribed to by themselves.
+    pub fn subscribed(&self, type_url: &TypeUrl) -> Option<Arc<NameSet>> {
+        self.types.get(type_url).map(|state| state.subscription.names().clone())
     }
 
     fn report_type(&self, now: Moment, type_url: &TypeUrl, state: &TypeState, served: Option<&Served>) -> TypeReport {

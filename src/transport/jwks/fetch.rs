@@ -5,6 +5,7 @@
 use crate::clock::Clock;
 use crate::transport::io::Socket;
 use crate::transport::tls::{ClientFiles, ClientTls, TlsError};
+use crate::xds::web::{WebAddress, WebAddressError};
 use bytes::Bytes;
 use http::{HeaderValue, Request, StatusCode, Uri, header};
 use http_body_util::{BodyExt, Empty, Limited};
@@ -16,15 +17,6 @@ use tokio::net::TcpStream;
 
 /// For all of it.
 const PATIENCE: Duration = Duration::from_secs(10);
-
-/// Why a text is no address of keys.
-#[derive(Debug, thiserror::Error)]
-pub enum UrlError {
-    #[error("is no URL; write https://HOST/PATH, or the path of a file")]
-    Malformed,
-    #[error("would be fetched in plain text, where anybody on the way can put keys of his own; write https://")]
-    PlainText,
-}
 
 /// Why nothing came of a fetch.
 #[derive(Debug, thiserror::Error)]
@@ -60,35 +52,11 @@ pub struct Site {
     token: Option<PathBuf>,
 }
 
-/// Is this the address of something on another machine, that may be fetched?
-pub fn check(text: &str) -> Result<(), UrlError> {
-    parse(text).map(|_| ())
-}
-
-fn parse(text: &str) -> Result<(Uri, String, u16, bool), UrlError> {
-    let uri: Uri = text.parse().map_err(|_| UrlError::Malformed)?;
-    let secure = match uri.scheme_str() {
-        Some("https") => true,
-        Some("http") => false,
-        _ => return Err(UrlError::Malformed),
-    };
-    let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']').to_owned();
-    if host.is_empty() || uri.authority().is_some_and(|authority| authority.as_str().contains('@')) {
-        return Err(UrlError::Malformed);
-    }
-    let local = host == "localhost" || host.parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback());
-    if !secure && !local {
-        return Err(UrlError::PlainText);
-    }
-    let port = uri.port_u16().unwrap_or(if secure { 443 } else { 80 });
-    Ok((uri, host, port, secure))
-}
-
 /// Why a site cannot be asked.
 #[derive(Debug, thiserror::Error)]
 pub enum SiteError {
     #[error("{0}")]
-    Url(#[from] UrlError),
+    Url(#[from] WebAddressError),
     #[error("{0}")]
     Tls(#[from] TlsError),
 }
@@ -96,7 +64,7 @@ pub enum SiteError {
 impl Site {
     /// `ca`: whom to trust; the machine's authorities where it is `None`.
     pub fn new(text: &str, ca: Option<PathBuf>, token: Option<PathBuf>) -> Result<Self, SiteError> {
-        let (uri, host, port, secure) = parse(text)?;
+        let WebAddress { uri, host, port, secure } = text.parse()?;
         let files = ClientFiles { ca, ..ClientFiles::default() };
         let tls = secure.then(|| ClientTls::http1(files)).transpose()?;
         Ok(Self { text: text.into(), uri, host, port, tls, token })
@@ -127,7 +95,7 @@ impl Site {
     }
 
     async fn ask(&self, socket: impl Socket, most: usize) -> Result<Bytes, FetchError> {
-        let request = self.request()?;
+        let request = self.request().await?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(socket)).await?;
         let exchange = async {
             let answer = sender.send_request(request).await?;
@@ -146,7 +114,7 @@ impl Site {
         }
     }
 
-    fn request(&self) -> Result<Request<Empty<Bytes>>, FetchError> {
+    async fn request(&self) -> Result<Request<Empty<Bytes>>, FetchError> {
         let mut request = Request::new(Empty::new());
         let path = self.uri.path_and_query().map_or("/", |path| path.as_str());
         *request.uri_mut() = path.parse().unwrap_or_default();
@@ -157,8 +125,8 @@ impl Site {
         }
         headers.insert(header::ACCEPT, HeaderValue::from_static("application/jwk-set+json, application/json"));
         if let Some(path) = &self.token {
-            let text =
-                std::fs::read_to_string(path).map_err(|source| FetchError::Token { path: path.clone(), source })?;
+            let text = tokio::fs::read_to_string(path).await;
+            let text = text.map_err(|source| FetchError::Token { path: path.clone(), source })?;
             let bad = || FetchError::BadToken(path.clone());
             let token = Some(text.trim()).filter(|token| !token.is_empty()).ok_or_else(bad)?;
             let mut value = HeaderValue::from_str(&format!("Bearer {token}")).map_err(|_| bad())?;
