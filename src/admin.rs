@@ -18,11 +18,13 @@
 //! resource is ever part of it but in `/config_dump`, and no secret of any.
 //!
 //! Promise: an answer costs the parts that it asks and never waits for a
-//! sidecar or the upstream. `app` fills [`Sources`]; this module knows no other part.
+//! sidecar or the upstream. No page in a browser is answered (see [`host`]). `app` fills
+//! [`Sources`]; this module knows no other part.
 
 pub mod convert;
 pub mod dump;
 pub mod glob;
+mod host;
 pub mod logging;
 pub mod ready;
 pub mod report;
@@ -131,6 +133,7 @@ pub fn paths() -> Vec<&'static str> {
 /// see a draining process as alive and not ready.
 pub async fn serve(listener: TcpListener, sources: Sources, stop: impl Future<Output = ()> + Send + 'static) {
     let router = routes().into_iter().fold(axum::Router::new(), |router, (path, method)| router.route(path, method));
+    let router = router.layer(axum::middleware::from_fn(host::guard));
     let router = router.with_state(Arc::new(sources)).into_make_service_with_connect_info::<SocketAddr>();
     if let Err(error) = axum::serve(listener, router).with_graceful_shutdown(stop).await {
         tracing::warn!(%error, "the admin endpoint ended");

@@ -88,6 +88,8 @@ pub enum Outcome {
     Good,
     /// There is something that somebody should look at.
     Finding,
+    /// The configuration is not valid.
+    Invalid,
     /// What was waited for did not come.
     TimedOut,
 }
@@ -129,6 +131,7 @@ pub fn exit(result: Result<Outcome, Failure>) -> ExitCode {
     match result {
         Ok(Outcome::Good) => ExitCode::SUCCESS,
         Ok(Outcome::Finding) => ExitCode::from(1),
+        Ok(Outcome::Invalid) => ExitCode::from(3),
         Ok(Outcome::TimedOut) => ExitCode::from(5),
         Err(failure) => {
             eprintln!("outpost: {failure}");

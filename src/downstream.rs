@@ -185,8 +185,7 @@ impl Shared {
     fn caller(&self, call: &Call) -> Caller {
         let identity = call.identity.as_ref().map(|identity| Arc::from(identity.as_str()));
         let policy = self.policy.borrow().clone();
-        let viewer = policy.viewers.iter().any(|viewer| Some(&**viewer) == identity.as_deref());
-        Caller { identity, viewer, sensitive: sensitive(&policy) }
+        Caller::new(identity, &policy.viewers, sensitive(&policy))
     }
 }
 
@@ -205,9 +204,11 @@ impl Handler for Shared {
             Route::Xds { scope, variant, service } => stream::run(self, call, scope, variant, service).await,
             Route::Side => {
                 let caller = self.caller(&call);
+                let stall = self.policy.borrow().session.timing.send_stall;
+                let pace = crate::transport::routes::Pace { clock: self.parts.clock.clone(), stall };
                 let ends = call.identity.as_ref().map(|identity| self.parts.clock.until(identity.not_after()));
                 tokio::select! {
-                    () = self.side.serve(call, caller) => {}
+                    () = self.side.serve(call, caller, pace) => {}
                     () = self.parts.clock.sleep_until_some(ends) => {}
                 }
             }

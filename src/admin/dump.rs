@@ -11,7 +11,8 @@
 //! | `name_regex=` | only resources of such names |
 //! | `include_eds` | endpoints too, which Envoy leaves out otherwise |
 //!
-//! Sections without resources are left out. Of a type that holds credentials the names are shown, never the content; of
+//! Sections without resources are left out. Of a type that holds credentials, and of what must not
+//! be cached, the names are shown, never the content; of
 //! others a redacted copy, in which no field that is annotated as sensitive is
 //! left. Of one node or one group the answer is what Envoy answers. Where several
 //! may match, each section (each item, with `resource`) names its group.

@@ -74,7 +74,9 @@ impl Server {
         let (mut send, connection) =
             hyper::client::conn::http1::handshake(hyper_util::rt::TokioIo::new(io)).await.unwrap();
         tokio::spawn(connection);
-        let request = request.header("host", "x").body(String::new()).unwrap();
+        let named = request.headers_ref().is_some_and(|headers| headers.contains_key("host"));
+        let request = if named { request } else { request.header("host", "x") };
+        let request = request.body(String::new()).unwrap();
         let response = send.send_request(request).await.unwrap();
         let status = response.status().as_u16();
         let body = response.into_body().collect().await.unwrap().to_bytes();
@@ -99,6 +101,20 @@ async fn the_paths_answer() {
     assert!(text.contains(r#""sync":"STALE""#) && text.contains(r#""what":"turn""#), "{text}");
     let (_, text) = server.get("/clients?node=n2").await;
     assert!(text.contains(r#""items":[]"#), "{text}");
+}
+
+#[tokio::test]
+async fn no_page_reads_anything() {
+    let server = start(Facts::default()).await;
+    for path in paths() {
+        let get = || http::Request::get(path);
+        let (status, text) = server.ask(get().header("host", "evil.example:19901")).await;
+        assert!(status == 403 && text.contains("ask by an IP address"), "{path}: {status} {text}");
+        let page = get().header("host", "127.0.0.1:19901").header("sec-fetch-site", "cross-site");
+        assert_eq!(server.ask(page).await.0, 403, "{path}");
+    }
+    let by_name = http::Request::get("/livez").header("host", "outpost.mesh.svc:19901");
+    assert_eq!(server.ask(by_name).await.0, 200);
 }
 
 #[tokio::test]

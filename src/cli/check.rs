@@ -101,7 +101,7 @@ pub(super) async fn run(check: &Check) -> Result<(String, Outcome), Failure> {
         }
     };
     loop {
-        let categories = look(check, &clock).await;
+        let (categories, valid) = look(check, &clock).await;
         let success = !categories.iter().flat_map(|each| &each.checks).any(|each| each.result == Verdict::Error);
         let next = clock.now() + AGAIN;
         if let Some(until) = until.filter(|until| !success && next < *until) {
@@ -110,6 +110,7 @@ pub(super) async fn run(check: &Check) -> Result<(String, Outcome), Failure> {
         }
         let outcome = match (success, until) {
             (true, _) => Outcome::Good,
+            (false, None) if !valid => Outcome::Invalid,
             (false, None) => Outcome::Finding,
             (false, Some(_)) => Outcome::TimedOut,
         };
@@ -117,7 +118,8 @@ pub(super) async fn run(check: &Check) -> Result<(String, Outcome), Failure> {
     }
 }
 
-async fn look(check: &Check, clock: &Clock) -> Vec<Category> {
+/// Is the configuration valid, too?
+async fn look(check: &Check, clock: &Clock) -> (Vec<Category>, bool) {
     let layers = Layers::read(&check.given);
     let config = match layers.check() {
         Ok(config) => config,
@@ -129,7 +131,7 @@ async fn look(check: &Check, clock: &Clock) -> Vec<Category> {
                     "see outpost config validate",
                 )
             };
-            return vec![Category::new("configuration", problems.0.iter().map(of).collect())];
+            return (vec![Category::new("configuration", problems.0.iter().map(of).collect())], false);
         }
     };
     let mut configuration = vec![Finding::good("the configuration is valid")];
@@ -147,7 +149,7 @@ async fn look(check: &Check, clock: &Clock) -> Vec<Category> {
         Some(directory) => (local::files(directory), Vec::new()),
         None => reach::look(&config, &check.as_node, clock).await,
     };
-    vec![
+    let categories = vec![
         Category::new("configuration", configuration),
         Category::new("ports", local::ports(&config, here).await),
         Category::new("certificates", local::certificates(&config)),
@@ -155,7 +157,8 @@ async fn look(check: &Check, clock: &Clock) -> Vec<Category> {
         Category::new("upstream", upstream),
         Category::new("clock", clocks),
         Category::new("running outpost", running),
-    ]
+    ];
+    (categories, true)
 }
 
 fn render(format: Format, categories: &[Category], success: bool) -> String {

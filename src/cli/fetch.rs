@@ -91,9 +91,11 @@ impl Answer {
 
     async fn begin(address: &str, method: Method, path: &str) -> Result<(u16, Self), BoxError> {
         let stream = TcpStream::connect(address).await?;
+        // An address is always answered; the name by which we came to it may not be.
+        let host = stream.peer_addr()?.to_string();
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
         let connection = tokio::spawn(connection);
-        let request = Request::builder().method(method).uri(path).header(http::header::HOST, address);
+        let request = Request::builder().method(method).uri(path).header(http::header::HOST, host);
         let response = sender.send_request(request.body(Empty::<Bytes>::new())?).await?;
         let status = response.status().as_u16();
         Ok((status, Self { address: address.into(), body: response.into_body(), connection }))

@@ -1,10 +1,10 @@
 //! Health and reflection, from tonic's own crates, and client status.
 
-use super::csds::{Caller, Csds};
+use super::csds::{Caller, Csds, REQUEST_BYTES};
 use super::services;
 use crate::proto::DESCRIPTORS;
 use crate::proto::status::client_status_discovery_service_server::ClientStatusDiscoveryServiceServer;
-use crate::transport::routes;
+use crate::transport::routes::{self, Pace};
 use crate::transport::server::Call;
 use tonic::service::Routes;
 use tonic_health::ServingStatus;
@@ -22,7 +22,8 @@ impl Side {
         let health = HealthReporter::new();
         let service = tonic_health::server::HealthService::from_health_reporter(health.clone());
         let mut routes = Routes::new(tonic_health::pb::health_server::HealthServer::new(service));
-        routes = routes.add_service(ClientStatusDiscoveryServiceServer::new(csds));
+        let status = ClientStatusDiscoveryServiceServer::new(csds).max_decoding_message_size(REQUEST_BYTES);
+        routes = routes.add_service(status);
         let builder = || {
             tonic_reflection::server::Builder::configure()
                 .register_encoded_file_descriptor_set(DESCRIPTORS)
@@ -47,8 +48,8 @@ impl Side {
         }
     }
 
-    pub(super) async fn serve(&self, mut call: Call, caller: Caller) {
+    pub(super) async fn serve(&self, mut call: Call, caller: Caller, pace: Pace) {
         call.request.extensions_mut().insert(caller);
-        routes::serve(self.routes.clone(), call).await;
+        routes::serve(self.routes.clone(), call, pace).await;
     }
 }

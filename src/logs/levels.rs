@@ -116,11 +116,23 @@ impl Levels {
             tokio::select! {
                 () = changed => {}
                 () = clock.sleep_until_some(until) => {
-                    self.reset();
-                    tracing::info!("log levels are the configured ones again");
+                    if self.end(clock.now()) {
+                        tracing::info!("log levels are the configured ones again");
+                    }
                 }
             }
         }
+    }
+
+    /// Resets where the time is over: others may have been laid since that was seen.
+    fn end(&self, now: Moment) -> bool {
+        let mut state = self.lock();
+        let over = state.over.as_ref().is_some_and(|(_, until)| *until <= now);
+        if over {
+            state.over = None;
+            self.put(&state);
+        }
+        over
     }
 
     fn put(&self, state: &State) {
@@ -172,6 +184,17 @@ mod tests {
         }
         assert!(!shows(&seen, "outpost::upstream", Level::DEBUG) && !shows(&seen, "outpost::quiet", Level::INFO));
         task.abort();
+    }
+
+    #[test]
+    fn what_was_laid_anew_does_not_end_with_what_was_before() {
+        let (levels, seen) = levels();
+        let second = Duration::from_secs(1);
+        levels.lay(Moment::START, "debug", second).unwrap();
+        levels.lay(Moment::START + second, "trace", second).unwrap();
+        assert!(!levels.end(Moment::START + second) && shows(&seen, "h2", Level::TRACE));
+        assert!(levels.end(Moment::START + second * 2) && !shows(&seen, "h2", Level::DEBUG));
+        assert!(!levels.end(Moment::START + second * 3));
     }
 
     #[test]

@@ -2,22 +2,45 @@
 //!
 //! Health and reflection are small, and tonic has them; this carries HTTP bodies
 //! to and from h2. xDS streams never come here.
+//!
+//! Promise: a caller that takes nothing of its answer loses it in time ([`Pace`]), and
+//! what the answer occupies ([`Kept`]) is given back when it has gone.
 
 use super::server::Call;
 use super::stream::Sender;
+use crate::clock::Clock;
 use bytes::Bytes;
-use h2::RecvStream;
+use h2::{Reason, RecvStream};
 use http::{HeaderMap, Request, Response};
 use http_body::{Body, Frame};
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 use tonic::body::Body as TonicBody;
 use tower_service::Service;
 
-/// Answers `call` by `service`, until it ends or the peer goes.
-pub async fn serve<S>(mut service: S, call: Call)
+/// How long a caller may take nothing of what is sent to it.
+#[derive(Clone, Debug)]
+pub struct Pace {
+    pub clock: Clock,
+    pub stall: Duration,
+}
+
+/// An extension of a response: it is dropped when the answer has gone or is given up.
+#[derive(Clone)]
+pub struct Kept(#[allow(dead_code, reason = "it is there to be dropped")] Arc<dyn Send + Sync>);
+
+impl Kept {
+    pub fn new(kept: impl Send + Sync + 'static) -> Self {
+        Self(Arc::new(kept))
+    }
+}
+
+/// Answers `call` by `service`, until it ends or the peer goes or takes nothing.
+pub async fn serve<S>(mut service: S, call: Call, pace: Pace)
 where
     S: Service<Request<TonicBody>, Response = Response<TonicBody>, Error = Infallible>,
 {
@@ -30,22 +53,23 @@ where
         response = answered => response,
         _ = poll_fn(|cx| respond.poll_reset(cx)) => return,
     };
-    let (head, body) = match response {
+    let (mut head, body) = match response {
         Ok(response) => response.into_parts(),
     };
+    let _kept = head.extensions.remove::<Kept>();
     let ended = body.is_end_stream();
     let Ok(stream) = respond.send_response(Response::from_parts(head, ()), ended) else { return };
     if !ended {
         // An error means that the peer is gone: nobody is left to tell.
-        let _ = answer(Sender::new(stream), body).await;
+        let _ = answer(Sender::new(stream), body, &pace).await;
     }
 }
 
-async fn answer(mut sender: Sender, body: TonicBody) -> Result<(), h2::Error> {
+async fn answer(mut sender: Sender, body: TonicBody, pace: &Pace) -> Result<(), h2::Error> {
     let mut body = pin!(body);
     loop {
         // A frame is asked for when the one before has gone.
-        sender.flush().await?;
+        flush(&mut sender, pace).await?;
         let next = poll_fn(|cx| match body.as_mut().poll_frame(cx) {
             Poll::Pending => sender.poll_reset(cx).map(|_| None),
             Poll::Ready(next) => Poll::Ready(Some(next)),
@@ -63,6 +87,23 @@ async fn answer(mut sender: Sender, body: TonicBody) -> Result<(), h2::Error> {
             }
         }
     }
+}
+
+/// Resets the call when a whole span passes in which the peer took no byte.
+async fn flush(sender: &mut Sender, pace: &Pace) -> Result<(), h2::Error> {
+    while sender.waiting() > 0 {
+        let before = sender.accepted();
+        let until = pace.clock.now() + pace.stall;
+        tokio::select! {
+            flushed = sender.flush() => return flushed,
+            () = pace.clock.sleep_until(until) => {}
+        }
+        if sender.accepted() == before {
+            sender.reset(Reason::CANCEL);
+            return Err(Reason::CANCEL.into());
+        }
+    }
+    Ok(())
 }
 
 /// What the peer sends, as tonic reads it.
@@ -91,5 +132,46 @@ impl Body for RequestBody {
 
     fn is_end_stream(&self) -> bool {
         self.stream.is_end_stream()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http_body_util::Full;
+
+    #[tokio::test]
+    async fn a_peer_that_takes_nothing_loses_its_answer() {
+        let (ours, theirs) = tokio::io::duplex(1 << 20);
+        let client = tokio::spawn(async move {
+            let (mut send, connection) = h2::client::handshake(theirs).await.unwrap();
+            tokio::spawn(connection);
+            let (response, _) = send.send_request(Request::new(()), true).unwrap();
+            // Of its body nothing is taken.
+            (send, response.await.unwrap().into_body())
+        });
+        let mut server = h2::server::handshake(ours).await.unwrap();
+        let (_, mut respond) = server.accept().await.unwrap().unwrap();
+        let stream = respond.send_response(Response::new(()), false).unwrap();
+        tokio::spawn(async move { while server.accept().await.is_some() {} });
+        let clock = Clock::manual();
+        let pace = Pace { clock: clock.clone(), stall: Duration::from_secs(30) };
+        let body = TonicBody::new(Full::new(Bytes::from(vec![7; 1 << 20])));
+        let answered = tokio::spawn(async move { answer(Sender::new(stream), body, &pace).await });
+        let (_send, mut body) = client.await.unwrap();
+        assert!(!answered.is_finished(), "it waits for the peer");
+        while !answered.is_finished() {
+            clock.advance(Duration::from_secs(30));
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(answered.await.unwrap().unwrap_err().reason(), Some(Reason::CANCEL));
+        let mut taken = 0;
+        let end = loop {
+            match body.data().await {
+                Some(Ok(data)) => taken += data.len(),
+                end => break end,
+            }
+        };
+        assert!(taken < 1 << 20 && end.is_none_or(|end| end.unwrap_err().is_reset()), "{taken}");
     }
 }

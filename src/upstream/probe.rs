@@ -4,7 +4,7 @@
 use super::metadata::Metadata;
 use super::{SetupError, client_files};
 use crate::clock::Clock;
-use crate::config::{self, Speak};
+use crate::config::{self, Credentials, Speak};
 use crate::proto::core::Node;
 use crate::proto::discovery::{DeltaDiscoveryRequest, DiscoveryRequest};
 use crate::transport::client::{Address, ConnectError, Connection, Dialer, Options, StreamEnd};
@@ -52,6 +52,8 @@ pub enum Answer {
     Response(Variant),
     /// The stream stands, and nothing came.
     Silence(Variant),
+    /// Streams are opened by the tokens of sidecars, and here is none.
+    NotTried,
     Ended {
         code: i32,
         text: String,
@@ -74,19 +76,24 @@ pub async fn probe(config: &config::Upstream, node: &str, clock: &Clock) -> Resu
     let receive_limit = Limit { bytes: config.message_bytes, remedy: "raise --upstream-max-message-bytes" };
     let options = Options { tls, receive_limit, ..Options::default() };
     let metadata = Metadata::new(&config.metadata, config.token_file.clone())?.read(None)?;
-    let tries =
-        config.endpoints.iter().map(|endpoint| try_one(endpoint, &options, &metadata, config.speak, node, clock));
+    let ask = First {
+        metadata: Some(metadata).filter(|_| config.credentials != Credentials::Member),
+        speak: config.speak,
+        node,
+    };
+    let tries = config.endpoints.iter().map(|endpoint| try_one(endpoint, &options, &ask, clock));
     Ok(join_all(tries).await)
 }
 
-async fn try_one(
-    endpoint: &config::Endpoint,
-    options: &Options,
-    metadata: &HeaderMap,
+/// The first ask.
+struct First<'a> {
+    /// `None`: none can be made.
+    metadata: Option<HeaderMap>,
     speak: Speak,
-    node: &str,
-    clock: &Clock,
-) -> Probe {
+    node: &'a str,
+}
+
+async fn try_one(endpoint: &config::Endpoint, options: &Options, asked: &First<'_>, clock: &Clock) -> Probe {
     let address = Address::Tcp { host: endpoint.host.clone(), port: endpoint.port };
     let mut probe = Probe {
         address: endpoint.to_string(),
@@ -101,6 +108,11 @@ async fn try_one(
         Err(error) => probe.broke = Some((stage(&error), error.to_string())),
         Ok(connection) => {
             probe.round_trip = connection.round_trip();
+            let &First { ref metadata, speak, node } = asked;
+            let Some(metadata) = metadata else {
+                probe.answer = Some(Answer::NotTried);
+                return probe;
+            };
             let first = if speak == Speak::Sotw { Variant::Sotw } else { Variant::Delta };
             let (mut answer, mut date) = ask(&connection, metadata, first, node, clock).await;
             let lacks = matches!(answer, Answer::Ended { code: code::UNIMPLEMENTED, .. });

@@ -85,9 +85,9 @@ async fn what_is_wrong_is_found_with_a_hint_and_exits_with_1_in_every_format() {
 }
 
 #[test]
-fn a_configuration_that_is_not_valid_is_a_finding() {
+fn a_configuration_that_is_not_valid_has_a_code_of_its_own() {
     let json = run(&["check", "-o", "json", "--upstream=nowhere", "--drain=long", "--admin=127.0.0.1:0"]);
-    assert_eq!(json.code, Some(1), "{json:?}");
+    assert_eq!(json.code, Some(3), "{json:?}");
     has(&findings(&json, "configuration"), &["error", "--upstream \"nowhere\" has no port"]);
     has(&findings(&json, "configuration"), &["error", "--drain \"long\""]);
 }

@@ -186,3 +186,16 @@ async fn a_long_answer_waits_for_its_reader() {
         );
     }
 }
+
+#[test]
+fn what_must_not_be_cached_is_shown_by_name() {
+    let store = Store::new();
+    let mut section = section("lds", "g1", &[("l", b"\x0a\x01l")], &store);
+    let body = section.resources[0].entry.as_ref().unwrap().body().clone();
+    let attributes = Attributes { do_not_cache: true, ..Attributes::default() };
+    section.resources[0].entry = Some(store.entry(Name::from("l"), body, attributes));
+    let got = dump(&[("group", "g1")], vec![section]);
+    let shown = &got["configs"][0]["dynamic_listeners"][0];
+    assert_eq!(shown["name"], "l", "{got}");
+    assert!(shown["active_state"].get("listener").is_none(), "{got}");
+}

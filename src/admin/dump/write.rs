@@ -115,10 +115,11 @@ fn item(list: &List, section: &Section, held: &Held) -> Value {
     Value::Object(item)
 }
 
-/// Of what is not sensitive as a whole.
+/// Of what is not sensitive as a whole, and not for its subscription only (C-145).
 fn content(section: &Section, entry: &Entry) -> Option<Value> {
     let Body::Resource(blob) = entry.body() else { return None };
-    (!section.sensitive).then(|| to_redacted_json(blob.type_url().as_str(), blob.value()))
+    let withheld = section.sensitive || entry.attributes().do_not_cache;
+    (!withheld).then(|| to_redacted_json(blob.type_url().as_str(), blob.value()))
 }
 
 fn client_status(standing: &Standing) -> &'static str {

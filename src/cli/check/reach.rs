@@ -73,6 +73,9 @@ fn answer(probe: &Probe, answer: &Answer) -> Finding {
             format!("the stream stands ({}), and nothing came within 5 s", variant(of)),
             "it may have nothing for such a node: name one that it knows with --as-node",
         ),
+        Answer::NotTried => Finding::good(format!(
+            "{what}: not tried, as streams are opened by sidecars' tokens (--upstream-credentials member)"
+        )),
         Answer::Ended { code, text } => Finding::error(what, text.clone(), hint(*code)),
     }
 }

@@ -4,15 +4,21 @@ use super::super::fetch;
 use super::super::text::{age, clean, count};
 use super::Finding;
 use crate::admin::report::{Client, Seconds, Sync, Upstream};
+use std::time::Duration;
+use tokio::net::TcpStream;
 
 /// What it tells, and whether one runs.
 pub(super) async fn look(admin: &str) -> (Vec<Finding>, bool) {
     let what = format!("an Outpost answers at {admin}");
     let upstreams: Vec<Upstream> = match fetch::list(admin, "/upstreams").await {
         Ok(upstreams) => upstreams,
-        Err(error) => {
+        Err(error) if nobody_listens(admin).await => {
             let hint = "nothing runs here yet? then this is as it should be";
             return (vec![Finding::warning(what, error.to_string(), hint)], false);
+        }
+        Err(error) => {
+            let hint = "an Outpost that does not answer is in trouble: see its log; if it is another program, name another address with --admin";
+            return (vec![Finding::error(what, error.to_string(), hint)], false);
         }
     };
     let mut findings = vec![Finding::good(what)];
@@ -23,6 +29,13 @@ pub(super) async fn look(admin: &str) -> (Vec<Finding>, bool) {
         Err(error) => findings.push(Finding::error("its sidecars are in sync", error.to_string(), "try again")),
     }
     (findings, true)
+}
+
+/// Only then nothing runs.
+async fn nobody_listens(admin: &str) -> bool {
+    let tried = TcpStream::connect(admin);
+    let tried = tokio::time::timeout(Duration::from_secs(1), tried).await;
+    tried.is_ok_and(|tried| tried.is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused))
 }
 
 fn connected(upstreams: &[Upstream]) -> Finding {
@@ -103,4 +116,32 @@ fn line(client: &Client, state: Sync) -> String {
     let said = each.and_then(|each| each.last_nack.as_ref()).map(|nack| format!(": {}", clean(&nack.text)));
     let since = each.map(|each| format!(" {} for {}", each.short, age(each.age_seconds))).unwrap_or_default();
     format!("{}{since}{}", clean(&client.node), said.unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Verdict;
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    #[tokio::test]
+    async fn only_where_nobody_listens_nothing_runs() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let busy = tokio::spawn(async move {
+            // The second connection only wants to know whether somebody listens.
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let _ = stream.read(&mut [0; 1024]).await;
+                let _ = stream.write_all(b"HTTP/1.1 503 Busy\r\ncontent-length: 4\r\n\r\nbusy").await;
+            }
+        });
+        let (found, runs) = look(&address).await;
+        assert_eq!((found[0].result, found.len(), runs), (Verdict::Error, 1, false), "{found:?}");
+        assert!(found[0].error.as_ref().is_some_and(|error| error.contains("HTTP 503: busy")), "{found:?}");
+        busy.abort();
+        let _ = busy.await;
+        let (found, runs) = look(&address).await;
+        assert_eq!((found[0].result, runs), (Verdict::Warning, false), "{found:?}");
+    }
 }

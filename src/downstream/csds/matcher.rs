@@ -1,4 +1,7 @@
 //! Which nodes a request means.
+//!
+//! Promise: anybody who may call at all may send these, so what one request costs
+//! to compile and to hold is limited: see [`MATCHERS`], [`PATTERNS`] and [`REGEX_BYTES`].
 
 use crate::proto::core::Node;
 use crate::proto::matcher::double_matcher::MatchPattern as Double;
@@ -41,15 +44,48 @@ enum OneValue {
 
 /// Matchers within matchers.
 const DEEPEST: usize = 16;
+/// Nodes that are told apart in one request, and conditions of them in all.
+const MATCHERS: usize = 16;
+/// Bytes of all texts and expressions of one request.
+const PATTERNS: usize = 4 << 10;
 /// Of a compiled expression.
-const REGEX_BYTES: usize = 1 << 20;
+const REGEX_BYTES: usize = 64 << 10;
+/// What matching by it may keep for itself.
+const DFA_BYTES: usize = 64 << 10;
+
+/// What a request may still have.
+struct Budget {
+    conditions: usize,
+    bytes: usize,
+}
+
+impl Budget {
+    fn condition(&mut self) -> Result<(), String> {
+        self.conditions = self.conditions.checked_sub(1).ok_or_else(|| {
+            format!("more than {MATCHERS} matchers in one request; name nodes by a prefix, or ask more than once")
+        })?;
+        Ok(())
+    }
+
+    fn pattern(&mut self, text: &str) -> Result<(), String> {
+        self.bytes = self.bytes.checked_sub(text.len()).ok_or_else(|| {
+            format!("the patterns of one request have more than {PATTERNS} bytes; shorten them, or ask more than once")
+        })?;
+        Ok(())
+    }
+}
 
 impl Matchers {
     pub(super) fn read(matchers: &[NodeMatcher]) -> Result<Self, String> {
+        let mut budget = Budget { conditions: MATCHERS, bytes: PATTERNS };
+        if matchers.len() > MATCHERS {
+            return Err(format!("more than {MATCHERS} node_matchers; name nodes by a prefix, or ask more than once"));
+        }
         let one = |matcher: &NodeMatcher| {
-            let id = matcher.node_id.as_ref().map(text).transpose()?;
-            let metadata = matcher.node_metadatas.iter().map(path).collect::<Result<_, _>>()?;
-            Ok(OneNode { id, metadata })
+            let id = matcher.node_id.as_ref().map(|id| budget.condition().and_then(|()| text(id, &mut budget)));
+            let id = id.transpose()?;
+            let metadata = matcher.node_metadatas.iter().map(|each| path(each, &mut budget));
+            Ok(OneNode { id, metadata: metadata.collect::<Result<_, _>>()? })
         };
         matchers.iter().map(one).collect::<Result<_, _>>().map(Self)
     }
@@ -64,7 +100,12 @@ impl Matchers {
     }
 }
 
-fn text(matcher: &StringMatcher) -> Result<OneText, String> {
+fn text(matcher: &StringMatcher, budget: &mut Budget) -> Result<OneText, String> {
+    budget.pattern(match matcher.match_pattern.as_ref() {
+        Some(Text::Exact(text) | Text::Prefix(text) | Text::Suffix(text) | Text::Contains(text)) => text,
+        Some(Text::SafeRegex(matcher)) => &matcher.regex,
+        None => "",
+    })?;
     let folded = |text: &str| if matcher.ignore_case { text.to_lowercase() } else { text.to_owned() };
     let plain = match matcher.match_pattern.as_ref() {
         Some(Text::Exact(text)) => OneText::Exact(folded(text)),
@@ -74,7 +115,7 @@ fn text(matcher: &StringMatcher) -> Result<OneText, String> {
         Some(Text::SafeRegex(matcher)) => {
             // It is to match all of the text.
             let whole = format!("^(?:{})$", matcher.regex);
-            let regex = RegexBuilder::new(&whole).size_limit(REGEX_BYTES).build();
+            let regex = RegexBuilder::new(&whole).size_limit(REGEX_BYTES).dfa_size_limit(DFA_BYTES).build();
             return regex.map(OneText::Regex).map_err(|error| format!("safe_regex: {error}"));
         }
         None => return Err("a text matcher has no pattern that is known here".into()),
@@ -82,17 +123,18 @@ fn text(matcher: &StringMatcher) -> Result<OneText, String> {
     Ok(if matcher.ignore_case { OneText::Folded(Box::new(plain)) } else { plain })
 }
 
-fn path(matcher: &StructMatcher) -> Result<(Vec<String>, OneValue), String> {
+fn path(matcher: &StructMatcher, budget: &mut Budget) -> Result<(Vec<String>, OneValue), String> {
     let key = |segment: &crate::proto::matcher::struct_matcher::PathSegment| match &segment.segment {
-        Some(Segment::Key(key)) => Ok(key.clone()),
-        None => Err("a part of a metadata path has no key"),
+        Some(Segment::Key(key)) => budget.pattern(key).map(|()| key.clone()),
+        None => Err("a part of a metadata path has no key".to_owned()),
     };
     let path: Vec<_> = matcher.path.iter().map(key).collect::<Result<_, _>>()?;
     let matcher = matcher.value.as_ref().ok_or("a metadata matcher has no value")?;
-    Ok((path, value(matcher, 0)?))
+    Ok((path, value(matcher, 0, budget)?))
 }
 
-fn value(matcher: &ValueMatcher, depth: usize) -> Result<OneValue, String> {
+fn value(matcher: &ValueMatcher, depth: usize, budget: &mut Budget) -> Result<OneValue, String> {
+    budget.condition()?;
     if depth > DEEPEST {
         return Err("value matchers are nested too deeply".into());
     }
@@ -103,14 +145,14 @@ fn value(matcher: &ValueMatcher, depth: usize) -> Result<OneValue, String> {
             Double::Range(range) => OneValue::Range(range.start, range.end),
             Double::Exact(number) => OneValue::Number(*number),
         },
-        Pattern::StringMatch(matcher) => OneValue::Text(text(matcher)?),
+        Pattern::StringMatch(matcher) => OneValue::Text(text(matcher, budget)?),
         Pattern::BoolMatch(wanted) => OneValue::Bool(*wanted),
         Pattern::PresentMatch(wanted) => OneValue::Present(*wanted),
         Pattern::ListMatch(matcher) => match matcher.match_pattern.as_ref().ok_or_else(unknown)? {
-            List::OneOf(one) => OneValue::OneOf(Box::new(value(one, depth + 1)?)),
+            List::OneOf(one) => OneValue::OneOf(Box::new(value(one, depth + 1, budget)?)),
         },
         Pattern::OrMatch(matcher) => {
-            let any = matcher.value_matchers.iter().map(|one| value(one, depth + 1));
+            let any = matcher.value_matchers.iter().map(|one| value(one, depth + 1, budget));
             OneValue::Any(any.collect::<Result<_, _>>()?)
         }
     })
@@ -201,6 +243,30 @@ mod tests {
         assert!(Matchers::read(&[]).unwrap().match_node(&node("n1")));
         for bad in [StringMatcher::default(), of(regex("("), false), of(regex("(a{1000}){1000}"), false)] {
             assert!(Matchers::read(&[NodeMatcher { node_id: Some(bad), node_metadatas: vec![] }]).is_err());
+        }
+    }
+
+    #[test]
+    fn what_costs_too_much_is_refused() {
+        let by = |pattern: Text| NodeMatcher { node_id: Some(of(pattern, false)), node_metadatas: vec![] };
+        let regex = |regex: &str| by(Text::SafeRegex(RegexMatcher { regex: regex.into() }));
+        let leaf = || ValueMatcher { match_pattern: Some(Pattern::BoolMatch(true)) };
+        let any = Pattern::OrMatch(OrMatcher { value_matchers: (0..MATCHERS).map(|_| leaf()).collect() });
+        let any = StructMatcher { path: vec![], value: Some(ValueMatcher { match_pattern: Some(any) }) };
+        let many = |many: usize| (0..many).map(|_| by(Text::Prefix("n".into()))).collect::<Vec<_>>();
+        let table = [
+            (many(MATCHERS), ""),
+            (many(MATCHERS + 1), "more than 16 node_matchers; name nodes by a prefix"),
+            (vec![NodeMatcher { node_id: None, node_metadatas: vec![any] }], "more than 16 matchers in one request"),
+            (vec![by(Text::Exact("x".repeat(PATTERNS)))], ""),
+            (vec![by(Text::Exact("x".repeat(PATTERNS))), by(Text::Exact("y".into()))], "more than 4096 bytes; shorten"),
+            (vec![regex(r"sidecar~.*~shop-[0-9a-f]+\.prod~.*\.local")], ""),
+            (vec![regex("[a-z]{5000}")], "safe_regex: "),
+            (vec![regex(&r"\w".repeat(2000))], "safe_regex: "),
+        ];
+        for (at, (matchers, want)) in table.into_iter().enumerate() {
+            let said = Matchers::read(&matchers).err().unwrap_or_default();
+            assert!(said.contains(want) && said.is_empty() == want.is_empty(), "row {at}: {said}");
         }
     }
 

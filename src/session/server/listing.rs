@@ -66,6 +66,11 @@ impl ServerSession {
 }
 
 impl Listing {
+    /// The whole type is asked in the stream's private group.
+    pub fn is_private(&self) -> bool {
+        self.report.private.is_some_and(|why| why != Why::DoNotCache)
+    }
+
     /// What the client asked for or has, by name.
     pub fn resources(&self) -> impl Iterator<Item = Listed> {
         self.names().into_iter().map(|name| self.of(name))

@@ -79,7 +79,8 @@ impl Handler for Echo {
             path if path.starts_with("/grpc.health.v1.Health/") => {
                 let (reporter, health) = tonic_health::server::health_reporter();
                 reporter.set_service_status("", tonic_health::ServingStatus::Serving).await;
-                routes::serve(health, call).await;
+                let pace = routes::Pace { clock: Clock::system(), stall: Duration::from_secs(30) };
+                routes::serve(health, call, pace).await;
             }
             path => {
                 let status = Status::new(code::UNIMPLEMENTED, format!("no {path} here"));
