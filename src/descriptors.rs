@@ -29,7 +29,7 @@ pub use read::{Encoded, Wrong, Wrongs, from_json};
 pub use redact::redact;
 pub use show::{to_json, to_redacted_json};
 
-pub(crate) use read::read;
+pub(crate) use read::{meant, read};
 
 use flate2::read::GzDecoder;
 use prost_reflect::{DescriptorPool, DynamicMessage, FieldDescriptor, Kind, MessageDescriptor, Value};

@@ -35,6 +35,7 @@ use crate::yaml::{self, Place};
 use document::Found;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 /// Problems that are told; more are of no use.
@@ -51,15 +52,21 @@ pub struct Problem {
     /// Line and column, where it is within the text.
     place: Option<(usize, usize)>,
     what: String,
+    /// It may pass without any change of the files.
+    passing: bool,
 }
 
 impl Problem {
     fn new(path: &Path, what: impl Into<String>) -> Self {
-        Self { path: path.into(), place: None, what: what.into() }
+        Self { path: path.into(), place: None, what: what.into(), passing: false }
+    }
+
+    pub(crate) fn passing(path: &Path, what: impl Into<String>) -> Self {
+        Self { passing: true, ..Self::new(path, what) }
     }
 
     fn at(path: &Path, place: Place, what: impl Into<String>) -> Self {
-        Self { path: path.into(), place: Some((place.line, place.column)), what: what.into() }
+        Self { place: Some((place.line, place.column)), ..Self::new(path, what) }
     }
 }
 
@@ -77,6 +84,13 @@ impl fmt::Display for Problem {
 /// Everything that is wrong; at least one.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub struct Problems(pub Vec<Problem>);
+
+impl Problems {
+    /// Is it worth while to read the same files again?
+    pub fn may_pass(&self) -> bool {
+        self.0.iter().any(|problem| problem.passing)
+    }
+}
 
 /// On one line.
 impl fmt::Display for Problems {
@@ -103,7 +117,7 @@ pub fn load(directory: &Path) -> Result<(Seen, Loaded), Problems> {
         }
         seen = again;
     }
-    Err(Problem::new(directory, "changes faster than it can be read; it is tried again").into())
+    Err(Problem::passing(directory, "changes faster than it can be read; it is tried again").into())
 }
 
 fn read(directory: &Path, seen: &Seen) -> Result<Loaded, Problems> {
@@ -122,17 +136,25 @@ fn read(directory: &Path, seen: &Seen) -> Result<Loaded, Problems> {
             "holds no file of resources; give one that ends in .yaml, .yml or .json (`resources: []` is nothing)";
         problems.push(Problem::new(directory, what));
     }
+    // What may pass is never cut off.
+    problems.sort_by_key(|problem| !problem.passing);
     problems.truncate(MOST);
     if problems.is_empty() { Ok(draft.finish(seen.files().len())) } else { Err(Problems(problems)) }
 }
 
 fn text(path: &Path) -> Result<String, Problem> {
-    let unreadable = |error| Problem::new(path, format!("cannot be read ({error}); give it to this user to read"));
-    let length = std::fs::metadata(path).map_err(unreadable)?.len();
-    if length > LARGEST {
+    let unreadable = |error| Problem::passing(path, format!("cannot be read ({error}); give it to this user to read"));
+    // To open a pipe would wait for its other end.
+    if !std::fs::metadata(path).map_err(unreadable)?.is_file() {
+        return Err(Problem::passing(path, scan::NO_FILE));
+    }
+    let mut bytes = Vec::new();
+    let file = std::fs::File::open(path).map_err(unreadable)?;
+    // It may grow while it is read.
+    file.take(LARGEST + 1).read_to_end(&mut bytes).map_err(unreadable)?;
+    if bytes.len() as u64 > LARGEST {
         return Err(Problem::new(path, "is larger than 64 MiB; split it"));
     }
-    let bytes = std::fs::read(path).map_err(unreadable)?;
     String::from_utf8(bytes).map_err(|_| Problem::new(path, "is no UTF-8 text; give YAML or JSON"))
 }
 

@@ -74,6 +74,15 @@ impl GroupKey {
         base.map_or(&self.0, |(_, base)| base)
     }
 
+    /// What the group is called by its rule: what that renders to, or the id of a node
+    /// where each has a group of its own; escaped. None where the rule could not be
+    /// rendered: an id that a node states is never taken for what a rule says.
+    pub fn called(&self) -> Option<&str> {
+        let (called, rest) = self.base().split_once(';').unwrap_or((self.base(), ""));
+        let unmatched = rest.split(';').next() == UNMATCHED.strip_prefix(';');
+        (!called.is_empty() && !unmatched).then_some(called)
+    }
+
     pub fn is_private(&self) -> bool {
         self.0.starts_with(PRIVATE)
     }
@@ -88,6 +97,10 @@ impl GroupKey {
 }
 
 const PRIVATE: &str = ";private=";
+/// After the id of a node that has a group of its own.
+const NODE: &str = ";node";
+/// After that of a node that lacks a field of the rule.
+const UNMATCHED: &str = ";unmatched";
 
 impl fmt::Display for GroupKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -275,22 +288,29 @@ impl Rules {
             return self.shared(node, key, Rule::Nodeless, identity, identity.is_some(), None);
         }
         match &self.grouping {
-            Grouping::PerNode => self.alone(node, identity, Rule::PerNode, None),
+            Grouping::PerNode => self.alone(node, NODE, identity, Rule::PerNode, None),
             Grouping::All => self.shared(node, "all".into(), Rule::All, identity, false, None),
             Grouping::Template(template) => match template.key(node, identity) {
                 Ok(key) => {
                     let identified = template.fields().any(template::Field::is_identity);
                     self.shared(node, key, Rule::Template, identity, identified, Some((template, identity)))
                 }
-                Err(field) => self.alone(node, identity, Rule::Unmatched, Some(field)),
+                Err(field) => self.alone(node, UNMATCHED, identity, Rule::Unmatched, Some(field)),
             },
         }
     }
 
-    /// A group of one node, presented as it stands.
-    fn alone(&self, node: &Node, identity: Option<&Identity>, rule: Rule, unmatched: Option<String>) -> Assigned {
+    /// A group of one node, presented as it stands. `mark` follows its id.
+    fn alone(
+        &self,
+        node: &Node,
+        mark: &str,
+        identity: Option<&Identity>,
+        rule: Rule,
+        unmatched: Option<String>,
+    ) -> Assigned {
         let mut key = template::escape(&node.id, |_| false);
-        key.push_str(";node");
+        key.push_str(mark);
         let key = with_identity(key, identity);
         Assigned {
             key: with_variants(key, node),

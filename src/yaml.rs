@@ -83,7 +83,7 @@ impl Node {
         }
     }
 
-    /// How many nodes this is, and how deep.
+    /// How large this is, in nodes and what their text takes besides, and how deep.
     fn extent(&self) -> (usize, usize) {
         let of = |(size, depth): (usize, usize), node: &Self| {
             let (more, deep) = node.extent();
@@ -92,7 +92,8 @@ impl Node {
         let (size, depth) = match &self.content {
             Content::List(items) => items.iter().fold((0, 0), of),
             Content::Map(entries) => entries.iter().flat_map(|(key, value)| [key, value]).fold((0, 0), of),
-            Content::Scalar { .. } | Content::Refused => (0, 0),
+            Content::Scalar { text, .. } => (text.len() / 64, 0),
+            Content::Refused => (0, 0),
         };
         (size + 1, depth + 1)
     }
@@ -113,7 +114,7 @@ pub(crate) struct Fault {
 const DEEPEST_KEY: usize = 32;
 /// A resource may be: a filter in a filter in a filter.
 const DEEPEST_RESOURCE: usize = 128;
-/// Nodes that aliases may add to a text, all in all.
+/// What aliases may add to a text, all in all: nodes, and one for each 64 bytes of text.
 const REPEATED: usize = 200_000;
 
 /// The one document of `text`; `None` where there is none, or where reading
@@ -301,6 +302,8 @@ mod tests {
             format!("{text}a{n}: &a{n} [{many}]\n")
         });
         assert!(all(&bomb).unwrap_err().contains("too large"));
+        let long = format!("a: &a {}\nb: [{}]", "x".repeat(1 << 20), vec!["*a"; 10_000].join(","));
+        assert!(all(&long).unwrap_err().contains("too large"));
         let deep = format!("a: {}{}", "[".repeat(5_000), "]".repeat(5_000));
         assert!(all(&deep).unwrap_err().contains("not YAML"));
     }

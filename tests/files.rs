@@ -190,7 +190,7 @@ async fn a_bad_start_waits_not_ready_until_it_is_mended() {
     let answer = tokio::time::timeout(support::PATIENCE, sidecar.answers.message()).await;
     let refused = answer.expect("an answer in time").expect_err("nothing can be served");
     assert_eq!(refused.code(), tonic::Code::Unavailable);
-    assert!(refused.message().contains("this is not YAML"), "{refused}");
+    assert!(refused.message().contains("they are not valid"), "{refused}");
     std::fs::write(files.join("a.yaml"), cluster("c1")).unwrap();
     outpost.ready().await;
     Sidecar::connect(outpost.port, "n1").await.until(CDS, "c1").await;

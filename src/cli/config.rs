@@ -98,7 +98,7 @@ fn item(value: &Value) -> serde_json::Value {
     let set = value.origin != Origin::Unset;
     let mut item = json!({
         "key": setting.key,
-        "value": set.then(|| config::json(setting.kind, &value.texts)),
+        "value": set.then(|| config::json(setting.kind, &value.shown())),
         "origin": origin,
         "flag": setting.flag,
         "environment": setting.env,

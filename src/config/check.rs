@@ -18,6 +18,26 @@ pub(super) struct Finding {
     pub value: Option<String>,
     /// What is wrong and what to do; flags are named as on the command line.
     pub what: String,
+    /// The value is KEY=VALUE, and of that only the key may be told.
+    pub secret: bool,
+}
+
+impl Finding {
+    /// What was given, as it may be told.
+    pub(super) fn given(&self) -> String {
+        let Some(value) = &self.value else { return String::new() };
+        if !self.secret {
+            return format!(" {value:?}");
+        }
+        key_of(value).map(|key| format!(" {key:?}")).unwrap_or_default()
+    }
+}
+
+/// The key of KEY=VALUE. Without a value, what looks like the key may be one, padded
+/// with `=`.
+pub(super) fn key_of(text: &str) -> Option<&str> {
+    let (key, value) = text.split_once('=')?;
+    (key.len() <= 64 && value.chars().any(|c| c != '=')).then_some(key)
 }
 
 impl Config {
@@ -25,7 +45,7 @@ impl Config {
     pub fn check(flags: &Flags) -> Result<Self, Problems> {
         let (config, findings) = Self::examine(flags);
         let problem = |finding: Finding| {
-            let given = finding.value.map(|value| format!(" {value:?}")).unwrap_or_default();
+            let given = finding.given();
             Problem { at: format!("{}{given}", finding.flag), what: finding.what, excerpt: None }
         };
         if findings.is_empty() { Ok(config) } else { Err(Problems(findings.into_iter().map(problem).collect())) }
@@ -56,12 +76,17 @@ pub(super) struct Check {
 
 impl Check {
     pub(super) fn problem(&mut self, flag: &'static str, what: impl Into<String>) {
-        self.findings.push(Finding { flag, value: None, what: what.into() });
+        self.findings.push(Finding { flag, value: None, what: what.into(), secret: false });
     }
 
     /// `text` is what was given.
     pub(super) fn refuse(&mut self, flag: &'static str, text: &str, what: impl Into<String>) {
-        self.findings.push(Finding { flag, value: Some(text.into()), what: what.into() });
+        self.findings.push(Finding { flag, value: Some(text.into()), what: what.into(), secret: false });
+    }
+
+    /// `text` is KEY=VALUE, of which the value is not to be told.
+    fn refuse_pair(&mut self, flag: &'static str, text: &str, what: &str) {
+        self.findings.push(Finding { flag, value: Some(text.into()), what: what.into(), secret: true });
     }
 
     pub(super) fn take<T>(&mut self, flag: &'static str, text: &str, parsed: Result<T, String>) -> Option<T> {
@@ -85,8 +110,10 @@ impl Check {
 
     fn pair(&mut self, flag: &'static str, text: &str) -> Option<(String, String)> {
         let pair = text.split_once('=').filter(|(key, _)| !key.is_empty());
-        let pair = pair.map(|(key, value)| (key.to_owned(), value.to_owned()));
-        self.take(flag, text, pair.ok_or_else(|| "is no KEY=VALUE".into()))
+        if pair.is_none() {
+            self.refuse_pair(flag, text, "is no KEY=VALUE");
+        }
+        pair.map(|(key, value)| (key.to_owned(), value.to_owned()))
     }
 
     /// A file that can be read now; it may change later.
@@ -260,7 +287,7 @@ impl Check {
                 || key.ends_with("-bin")
                 || ["content-type", "te"].contains(&key.as_str());
             if bad {
-                self.refuse("--upstream-metadata", text, "is no request metadata that gRPC lets us set");
+                self.refuse_pair("--upstream-metadata", text, "is no request metadata that gRPC lets us set");
             }
             metadata.push((key, value));
         }

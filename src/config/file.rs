@@ -155,12 +155,10 @@ impl Reading<'_> {
 
     fn value(&mut self, setting: &Setting, place: Place, node: Node) {
         let before = self.file.problems.len();
-        let texts = match setting.kind {
-            Kind::Texts => self.texts(setting, node),
-            Kind::Pairs => self.pairs(setting, node),
-            Kind::Rules => self.rules(setting, node),
-            _ => self.scalar(setting, node).into_iter().collect(),
-        };
+        let texts = self.given(setting, node);
+        if setting.is_secret() {
+            self.file.problems.iter_mut().skip(before).for_each(|(_, problem)| problem.excerpt = None);
+        }
         if self.file.problems.len() > before {
             self.file.refused.insert(setting.id);
         } else if setting.kind.is_list() || !texts.is_empty() {
@@ -168,6 +166,15 @@ impl Reading<'_> {
         } else {
             // An alias, of which the fault is told.
             self.file.refused.insert(setting.id);
+        }
+    }
+
+    fn given(&mut self, setting: &Setting, node: Node) -> Vec<(String, Place)> {
+        match setting.kind {
+            Kind::Texts => self.texts(setting, node),
+            Kind::Pairs => self.pairs(setting, node),
+            Kind::Rules => self.rules(setting, node),
+            _ => self.scalar(setting, node).into_iter().collect(),
         }
     }
 
@@ -186,7 +193,8 @@ impl Reading<'_> {
         let mut pairs = Vec::new();
         for (place, name, value) in self.entries(setting.key, entries) {
             if name.contains('=') || name.is_empty() {
-                self.file.wrong(place, format!("{}: {name:?} is no key; leave = out", setting.key));
+                // What follows = may be a value.
+                self.file.wrong(place, format!("{}: this is no key; leave = out", setting.key));
             } else if let Some((text, _)) = self.text(setting, value) {
                 pairs.push((format!("{name}={text}"), place));
             }
@@ -224,7 +232,8 @@ impl Reading<'_> {
         match &node.content {
             Content::Scalar { text, plain } if Sort::of(text, *plain) == Sort::Text => Some((text.clone(), node.place)),
             Content::Scalar { text, plain } if Sort::of(text, *plain) != Sort::Nothing => {
-                let what = format!("{}: expected text, found {}; write \"{text}\"", setting.key, node.what());
+                let hint = if setting.is_secret() { "put it in quotes".into() } else { format!("write \"{text}\"") };
+                let what = format!("{}: expected text, found {}; {hint}", setting.key, node.what());
                 self.file.wrong(node.place, what);
                 None
             }

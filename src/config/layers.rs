@@ -5,7 +5,7 @@
 //! checks see one set of [`Flags`], and says what is wrong in the words of
 //! where it came from.
 
-use super::check::Finding;
+use super::check::{Finding, key_of};
 use super::file::File;
 use super::problem::{Problem, Problems};
 use super::settings::{Setting, reword};
@@ -86,6 +86,20 @@ pub struct Value {
     pub texts: Vec<String>,
     pub origin: Origin,
 }
+
+impl Value {
+    /// The texts as they may be shown to whoever asks.
+    pub fn shown(&self) -> Vec<String> {
+        let hidden = |text: &String| match key_of(text) {
+            Some(key) => format!("{key}={REDACTED}"),
+            None => REDACTED.into(),
+        };
+        if self.setting.is_secret() { self.texts.iter().map(hidden).collect() } else { self.texts.clone() }
+    }
+}
+
+/// In the place of what must not be shown.
+const REDACTED: &str = "[redacted]";
 
 /// Everything that was given, one layer over the other.
 #[derive(Debug)]
@@ -186,7 +200,7 @@ impl Layers {
 
     fn problem(&self, finding: &Finding) -> (Place, Problem) {
         let what = self.reword(&finding.what);
-        let given = finding.value.as_ref().map(|value| format!(" {value:?}")).unwrap_or_default();
+        let given = finding.given();
         let Some(value) = self.value(finding.flag) else {
             let at = format!("{}{given}", finding.flag);
             return (Place::default(), Problem { at, what, excerpt: None });
@@ -200,7 +214,8 @@ impl Layers {
                     found.texts.iter().rev().find(|(text, _)| is(text)).map_or(found.place, |(_, place)| *place)
                 });
                 let at = format!("{}: {key}{given}", file.at(place));
-                (place, Problem { at, what, excerpt: file.excerpt(place) })
+                let excerpt = file.excerpt(place).filter(|_| !value.setting.is_secret());
+                (place, Problem { at, what, excerpt })
             }
             (Origin::Unset | Origin::Default, Some(file)) => {
                 (Place::default(), Problem { at: format!("{}: {key}{given}", file.name), what, excerpt: None })

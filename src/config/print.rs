@@ -1,5 +1,6 @@
 //! The configuration as YAML with comments: every default, or what counts and
-//! whence. Both are files that `outpost serve` reads.
+//! whence. Both are files that `outpost serve` reads,
+//! but for values that may be credentials, which the second does not show.
 
 use super::layers::{Origin, Value};
 use super::settings::{Kind, Setting};
@@ -38,7 +39,8 @@ pub fn defaults() -> String {
     sheet.text
 }
 
-/// All settings with what counts, and whence it came as a comment.
+/// All settings with what counts, and whence it came as a comment. Values that may be
+/// credentials are not shown.
 pub fn effective(values: &[Value]) -> String {
     let mut sheet = Sheet::default();
     for value in values {
@@ -52,7 +54,7 @@ pub fn effective(values: &[Value]) -> String {
             Origin::File { name, line } => format!("{name}:{line}"),
             Origin::Environment(name) | Origin::Flag(name) => name.clone(),
         };
-        for line in lines(setting, &value.texts, &format!(" # {origin}")) {
+        for line in lines(setting, &value.shown(), &format!(" # {origin}")) {
             sheet.line(setting.key, &line);
         }
     }

@@ -175,6 +175,12 @@ impl Setting {
         ROWS.iter().filter_map(of).collect()
     }
 
+    /// May its values be credentials, such as a key of an API in request metadata? Then
+    /// only their keys are shown.
+    pub(super) fn is_secret(&self) -> bool {
+        self.kind == Kind::Pairs
+    }
+
     /// Can the setting with this key be replaced while the process runs?
     pub fn is_live(key: &str) -> bool {
         LIVE.iter().any(|live| *live == key || live.ends_with('.') && key.starts_with(live))

@@ -93,7 +93,7 @@ fn every_problem_is_named_at_once() {
         "--upstream \"a:0\" has no port between 1 and 65535",
         "--upstream-token-file would be sent in plain text; add --upstream-tls or --upstream-ca",
         "--upstream-connections \"9\" is no number between 1 and 8",
-        "--upstream-metadata \"grpc-timeout=1\" is no request metadata",
+        "--upstream-metadata \"grpc-timeout\" is no request metadata",
         "--group \"{id}\" {id} would give each node a group of its own; say perNode",
         "--secrets \"all\" is none of identity, trustNetwork",
         "--max-names \"-1\" is no number between 1 and",
@@ -172,4 +172,46 @@ fn what_counts_at_once_is_not_mixed_with_what_waits() {
     assert_eq!(config.log.filter, "debug");
     let value = |key: &str| counts.values().iter().find(|value| value.setting.key == key).unwrap();
     assert_eq!(value("upstream.connections").origin, Origin::Default);
+}
+
+/// A key of an API is given as request metadata, and is in no message.
+#[test]
+fn values_of_metadata_are_not_told() {
+    #[derive(Parser)]
+    struct Whole {
+        #[command(flatten)]
+        given: Given,
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("outpost.yaml");
+    let read = |text: &str, flags: &[&str]| {
+        std::fs::write(&file, text).unwrap();
+        let config = format!("--config={}", file.display());
+        let line = ["outpost", "--upstream=a:1", &config].into_iter().chain(flags.iter().copied());
+        Layers::read(&Whole::try_parse_from(line).unwrap().given)
+    };
+    for key in ["upstream: {metadata: ", "groups: {sharedNode: {metadata: "] {
+        for value in [
+            "hunter2",
+            "[hunter2]",
+            "[=hunter2]",
+            "{grpc-key=hunter2: x}",
+            "{k: [hunter2]}",
+            "{k: {hunter2: x}}",
+            "{k: 0xhunter2, k: hunter2}",
+            "[\"hunter2==\", 7]",
+        ] {
+            let text = format!("{key}{value}{}", "}".repeat(key.matches('{').count()));
+            let problems = read(&text, &[]).check().map(|_| ()).expect_err(&text);
+            assert!(!problems.to_string().contains("hunter2") && !problems.brief().contains("hunter2"), "{problems}");
+        }
+    }
+    let bad = ["--upstream-metadata=te=hunter2", "--upstream-metadata=hunter2", "--shared-node-metadata=hunter2"];
+    let said = read("", &bad).check().unwrap_err().to_string();
+    assert!(said.contains("--upstream-metadata \"te\" is no request metadata") && !said.contains("hunter2"), "{said}");
+    let layers = read("upstream: {metadata: {X-Key: hunter2}}", &["--shared-node-metadata=K=hunter2"]);
+    layers.check().unwrap();
+    let shown = super::effective(layers.values());
+    assert!(shown.contains("X-Key: \"[redacted]\"") && shown.contains("K: \"[redacted]\""), "{shown}");
+    assert!(!shown.contains("hunter2"), "{shown}");
 }

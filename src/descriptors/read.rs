@@ -133,7 +133,7 @@ impl Reader {
                 continue;
             };
             match seen.insert(text, key.place) {
-                Some(first) => self.wrong(key.place, format!("{text} is given twice{}", again(first))),
+                Some(first) => self.wrong(key.place, format!("this key is given twice{}", again(first))),
                 None => kept.push((text.as_str(), key.place, value)),
             }
         }
@@ -179,13 +179,18 @@ impl Reader {
 
     fn unknown(&mut self, of: &MessageDescriptor, name: &str, place: Place) {
         let names: Vec<_> = of.fields().map(|field| field.name().to_owned()).collect();
-        let hint = match (nearest(&names, name), name) {
-            (_, "<<") => "; merge keys are not read here, write the values themselves".into(),
-            (Some(near), _) => format!("; did you mean {near}?"),
-            (None, _) if names.is_empty() => "; it has none".into(),
-            (None, _) => format!("; expected one of {}", listed(&names, name)),
-        };
-        self.wrong(place, format!("{} has no field {name:?}{hint}", of.full_name()));
+        let of = of.full_name();
+        self.wrong(
+            place,
+            match (meant(&names, name), name) {
+                (_, "<<") => "merge keys are not read here, write the values themselves".into(),
+                (Some(near), _) => format!("{of} has no field {name:?}; did you mean {near}?"),
+                (None, _) if names.is_empty() => format!("{of} has no fields, and a key is given"),
+                (None, _) => {
+                    format!("{of} does not have the field that is given; expected one of {}", listed(&names, name))
+                }
+            },
+        );
     }
 
     /// A field with its number; nothing where it is the default.
@@ -233,9 +238,10 @@ impl Reader {
     fn map(&mut self, field: &FieldDescriptor, entry: &MessageDescriptor, node: &Node, into: &mut Vec<u8>) {
         let (keys, values) = (entry.map_entry_key_field().kind(), entry.map_entry_value_field().kind());
         let mut sorted: BTreeMap<Key, Vec<u8>> = BTreeMap::new();
-        for (text, place, value) in self.entries("a map", node) {
+        for (at, (text, place, value)) in self.entries("a map", node).into_iter().enumerate() {
             let key = Node { place, content: Content::Scalar { text: text.into(), plain: keys != Kind::String } };
-            self.within(&format!("[{text:?}]"), |reader| {
+            // By its number: a key may be a value that lacks its colon.
+            self.within(&format!("[{at}]"), |reader| {
                 let key = reader.single(&keys, &key);
                 let value = reader.single(&values, value);
                 if let Some((key, value)) = key.zip(value) {
@@ -298,7 +304,9 @@ impl Reader {
             match name {
                 "@type" => {}
                 "value" => bytes = self.within("value", |reader| reader.message(of, value)),
-                _ => self.wrong(place, format!("beside \"@type\": {} expected value, found {name}", of.full_name())),
+                _ => {
+                    self.wrong(place, format!("beside \"@type\": {} expected value, found another key", of.full_name()))
+                }
             }
         }
         bytes
@@ -356,6 +364,13 @@ fn unknown_type(type_url: &str) -> String {
         |near| format!("; did you mean type.googleapis.com/{near}?"),
     );
     format!("{type_url:?} is no type that is known{hint}")
+}
+
+/// As [`nearest`], where the text may be told: what is near no name may be a secret of
+/// which the colon, or the key, was forgotten.
+pub(crate) fn meant(names: &[String], name: &str) -> Option<String> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_.@/-".contains(c);
+    nearest(names, name).filter(|_| name.len() <= 64 && name.chars().all(plain))
 }
 
 /// The name that was probably meant.

@@ -270,7 +270,7 @@ fn everything_wrong_is_told_with_its_path_and_place() {
             "respect_dns_ttl: \"true\"",
             "2:18: respect_dns_ttl: expected true or false, found text; leave the quotes out",
         ),
-        ("name: a\nname: b", "3:1: name is given twice in line 2 already"),
+        ("name: a\nname: b", "3:1: this key is given twice in line 2 already"),
         (
             "alt_stat_name: a\naltStatName: b",
             "3:1: altStatName is alt_stat_name in another spelling; it is given in line 2 already",
@@ -291,11 +291,11 @@ fn everything_wrong_is_told_with_its_path_and_place() {
         ),
         (
             "typed_extension_protocol_options: {a: {}, b: {x: 1}}",
-            "typed_extension_protocol_options[\"b\"]: expected \"@type\", found none",
+            "typed_extension_protocol_options[1]: expected \"@type\", found none",
         ),
         (
             "typed_extension_protocol_options: {b: {\"@type\": type.googleapis.com/envoy.config.cluster.v3.Clutser}}",
-            "typed_extension_protocol_options[\"b\"].@type: \"type.googleapis.com/envoy.config.cluster.v3.Clutser\" is no \
+            "typed_extension_protocol_options[0].@type: \"type.googleapis.com/envoy.config.cluster.v3.Clutser\" is no \
              type that is known; did you mean type.googleapis.com/envoy.config.cluster.v3.Cluster?",
         ),
         ("<<: {name: a}", "merge keys are not read here"),
@@ -324,4 +324,26 @@ fn no_value_is_in_an_error() {
     let found = wrongs(&text);
     assert!(!found.contains(SECRET) && !found.contains("90210"), "{found}");
     assert!(found.contains("expected bytes in base64, found text"), "{found}");
+}
+
+/// A colon is forgotten, or a key: then the value stands where a key would.
+#[test]
+fn no_key_is_in_an_error_that_may_be_a_value() {
+    let cluster = url("envoy.config.cluster.v3.Cluster");
+    for text in [
+        "hunter2: x",
+        "name hunter2: x",
+        "{hunter2: a, hunter2: b}",
+        "typed_extension_protocol_options: {hunter2}",
+        "typed_extension_protocol_options: {a: {\"@type\": type.googleapis.com/google.protobuf.Duration, hunter2: 1s}}",
+        "typed_extension_protocol_options: {a: {\"@type\": type.googleapis.com/google.protobuf.Empty, value: {hunter2: 1}}}",
+        "metadata: {filter_metadata: {hunter2: {hunter2: {hunter2: .inf}}, a: 1}}",
+        "metadata: {filter_metadata: {hunter2: 5}}",
+        "nmae0123456789012345678901234567890123456789012345678901234567890hunter2: x",
+    ] {
+        let flow = text.strip_prefix('{').and_then(|text| text.strip_suffix('}'));
+        let text = flow.map_or_else(|| text.to_owned(), |text| text.replace(", ", "\n"));
+        let found = wrongs(&format!("\"@type\": {cluster}\n{text}"));
+        assert!(!found.contains(SECRET), "{found}");
+    }
 }

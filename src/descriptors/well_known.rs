@@ -21,8 +21,8 @@ impl Reader {
             "ListValue" => self.list_value(node),
             "Empty" => {
                 let entries = self.entries("nothing within", node);
-                if let Some((name, place, _)) = entries.first() {
-                    self.wrong(*place, format!("expected nothing here, found {name}"));
+                if let Some((_, place, _)) = entries.first() {
+                    self.wrong(*place, "expected nothing here, found a key".into());
                 }
                 Vec::new()
             }
@@ -61,8 +61,8 @@ impl Reader {
 
     fn structure(&mut self, node: &Node) -> Vec<u8> {
         let mut sorted: BTreeMap<&str, Vec<u8>> = BTreeMap::new();
-        for (name, _, value) in self.entries("any keys", node) {
-            let value = self.within(name, |reader| reader.value(value));
+        for (at, (name, _, value)) in self.entries("any keys", node).into_iter().enumerate() {
+            let value = self.within(&format!("[{at}]"), |reader| reader.value(value));
             let mut bytes = Vec::new();
             put(1, &Raw::Bytes(name.into()), &mut bytes);
             put(2, &Raw::Bytes(value), &mut bytes);

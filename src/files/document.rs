@@ -58,7 +58,14 @@ fn response(entries: &[(Node, Node)], resources: &Node, found: &mut Vec<Found>, 
         match &key.content {
             Content::Scalar { text, .. } if text == "resources" || BESIDE.contains(&text.as_str()) => {}
             Content::Scalar { text, .. } => {
-                wrong(key.place, format!("unknown key {text:?} beside resources; leave it out"));
+                let known: Vec<_> = BESIDE.iter().chain(&["resources"]).map(|&name| name.to_owned()).collect();
+                wrong(
+                    key.place,
+                    match descriptors::meant(&known, text) {
+                        Some(_) => format!("unknown key {text:?} beside resources; leave it out"),
+                        None => "a key that is not known beside resources; leave it out".into(),
+                    },
+                );
             }
             _ => wrong(key.place, format!("expected a key, found {}", key.what())),
         }

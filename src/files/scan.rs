@@ -4,6 +4,9 @@ use super::{Problem, Problems};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+/// Of a pipe, a socket or a device: reading it may never end.
+pub(super) const NO_FILE: &str = "is no file of text; take it away";
+
 /// The files of a directory, in the order of their names. Equal where reading
 /// them again would find the same.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -54,7 +57,7 @@ pub fn scan(directory: &Path) -> Result<Seen, Problems> {
     let mut problems = Vec::new();
     for (path, name, meta) in entries(directory)? {
         if !meta.is_dir() {
-            seen.take(None, path, &name, &meta);
+            problems.extend(seen.take(None, path, &name, &meta));
             continue;
         }
         let Some(group) = unescaped(&name) else {
@@ -68,7 +71,7 @@ pub fn scan(directory: &Path) -> Result<Seen, Problems> {
                     "is a directory in that of a group; files of a group stand side by side",
                 ));
             } else {
-                seen.take(Some(&group), path, &name, &meta);
+                problems.extend(seen.take(Some(&group), path, &name, &meta));
             }
         }
     }
@@ -76,10 +79,15 @@ pub fn scan(directory: &Path) -> Result<Seen, Problems> {
 }
 
 impl Seen {
-    fn take(&mut self, group: Option<&str>, path: PathBuf, name: &str, meta: &std::fs::Metadata) {
-        if [".yaml", ".yml", ".json"].iter().any(|end| name.ends_with(end)) {
-            self.files.push(File { group: group.map(str::to_owned), path, stamp: Stamp::of(meta) });
+    fn take(&mut self, group: Option<&str>, path: PathBuf, name: &str, meta: &std::fs::Metadata) -> Option<Problem> {
+        if ![".yaml", ".yml", ".json"].iter().any(|end| name.ends_with(end)) {
+            return None;
         }
+        if !meta.is_file() {
+            return Some(Problem::new(&path, NO_FILE));
+        }
+        self.files.push(File { group: group.map(str::to_owned), path, stamp: Stamp::of(meta) });
+        None
     }
 }
 
@@ -88,7 +96,7 @@ type Entry = (PathBuf, String, std::fs::Metadata);
 /// What counts of a directory, by name.
 fn entries(directory: &Path) -> Result<Vec<Entry>, Problem> {
     let unreadable =
-        |error| Problem::new(directory, format!("cannot be read ({error}); name a directory of this user's"));
+        |error| Problem::passing(directory, format!("cannot be read ({error}); name a directory of this user's"));
     let mut found = Vec::new();
     for entry in std::fs::read_dir(directory).map_err(unreadable)? {
         let path = entry.map_err(unreadable)?.path();
@@ -101,7 +109,7 @@ fn entries(directory: &Path) -> Result<Vec<Entry>, Problem> {
         let meta = match std::fs::metadata(&path) {
             Ok(meta) => meta,
             Err(error) => {
-                return Err(Problem::new(&path, format!("cannot be read ({error}); mend it or take it away")));
+                return Err(Problem::passing(&path, format!("cannot be read ({error}); mend it or take it away")));
             }
         };
         found.push((path, name, meta));

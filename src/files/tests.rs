@@ -1,4 +1,5 @@
 use super::*;
+use crate::group::GroupKey;
 use crate::xds::TypeUrl;
 use tempfile::TempDir;
 
@@ -32,8 +33,12 @@ fn names(view: &View, short: &str) -> Vec<String> {
     content.all().map(|resource| resource.name.as_deref().unwrap_or_default().to_owned()).collect()
 }
 
+fn view<'l>(loaded: &'l Loaded, key: &str) -> &'l View {
+    loaded.view(GroupKey::new(key).called())
+}
+
 fn label(loaded: &Loaded, key: &str, short: &str) -> String {
-    let content = loaded.view(key).of(&TypeUrl::from_short(short).unwrap());
+    let content = view(loaded, key).of(&TypeUrl::from_short(short).unwrap());
     content.map(|content| content.label.to_string()).unwrap_or_default()
 }
 
@@ -59,7 +64,7 @@ fn each_form_is_read() {
         ("..data/old.yaml", "no: {resources"),
     ];
     let loaded = loaded(&files);
-    let view = loaded.view("n;node");
+    let view = loaded.view(Some("n"));
     assert_eq!(names(view, "cds"), ["a", "b", "c", "d"]);
     assert_eq!((names(view, "rds"), names(view, "eds")), (vec!["r".into()], vec!["e".into()]));
     assert_eq!(names(view, "vhds"), ["r/host"]);
@@ -75,12 +80,12 @@ fn a_group_adds_and_replaces() {
     let loaded = loaded(&[("all.yaml", &all), ("web%2Fold/own.yaml", &own)]);
     assert_eq!(loaded.groups().collect::<Vec<_>>(), ["web/old"]);
     for key in ["web/old", "web/old;node;features=12", "web%2Fold;node;identity=a"] {
-        assert_eq!(names(loaded.view(key), "rds"), ["all", "own"], "{key}");
-        assert_eq!(names(loaded.view(key), "cds"), ["a", "b"], "{key}");
+        assert_eq!(names(view(&loaded, key), "rds"), ["all", "own"], "{key}");
+        assert_eq!(names(view(&loaded, key), "cds"), ["a", "b"], "{key}");
         assert_ne!(label(&loaded, key, "cds"), label(&loaded, "other", "cds"), "{key}");
     }
-    for key in ["web", "", ";nodeless", "web/old/er"] {
-        assert_eq!(names(loaded.view(key), "rds"), ["all"], "{key}");
+    for key in ["web", "", ";nodeless", "web/old/er", "web/old;unmatched", "web/old;unmatched;identity=a"] {
+        assert_eq!(names(view(&loaded, key), "rds"), ["all"], "{key}");
     }
 }
 
@@ -112,6 +117,7 @@ fn what_is_wrong_is_told_by_file_line_column_and_field() {
         ("resource: []".into(), "expected \"@type\", found none"),
         ("resources: {}".into(), "a.yaml:1:12: resources: expected a list, found keys and values"),
         ("resources: []\nresource: 1\n".into(), "a.yaml:2:1: unknown key \"resource\" beside resources"),
+        ("resources: []\nhunter2: 1\n".into(), "a.yaml:2:1: a key that is not known beside resources"),
         (CLUSTER.into(), "a.yaml:1:1: expected a name, found none; give name"),
         (
             "\"@type\": type.googleapis.com/envoy.config.endpoint.v3.LbEndpoint".into(),
@@ -154,6 +160,11 @@ fn a_directory_that_cannot_be_meant_is_refused() {
     assert_eq!(loaded(&[("a.yaml", "resources: []")]).resources, 0);
     assert!(problems(&[("a.yaml", "[]"), ("g/h/a.yaml", "[]")]).starts_with("g/h: is a directory in that of a group"));
     assert!(problems(&[("a.yaml", "[]"), ("g%2/a.yaml", "[]")]).starts_with("g%2: names no group"));
+    let socket = directory(&[("b.yaml", "[]")]);
+    let _bound = std::os::unix::net::UnixListener::bind(socket.path().join("a.yaml")).unwrap();
+    assert!(load(socket.path()).unwrap_err().to_string().contains("a.yaml: is no file of text"));
+    std::os::unix::fs::symlink("/dev/zero", socket.path().join("b.json")).unwrap();
+    assert!(load(socket.path()).unwrap_err().to_string().contains("b.json: is no file of text"));
     let dir = directory(&[("b.yaml", "[]")]);
     std::os::unix::fs::symlink("/nonexistent", dir.path().join("a.yaml")).unwrap();
     assert!(load(dir.path()).unwrap_err().to_string().contains("a.yaml: cannot be read (No such file"));

@@ -106,10 +106,10 @@ impl Loaded {
         Self { files, resources, base: base_view, groups }
     }
 
-    /// What the group of that key has. What it is called stands before the first
-    /// `;` of its key: a node's id, or what the rule renders to.
-    pub fn view(&self, key: &str) -> &Arc<View> {
-        let called = key.split(';').next().and_then(unescaped);
+    /// What the group has that is [called](crate::group::GroupKey::called) so; without a
+    /// name of its own, what all have.
+    pub fn view(&self, called: Option<&str>) -> &Arc<View> {
+        let called = called.and_then(unescaped);
         called.and_then(|called| self.groups.get(&called)).unwrap_or(&self.base)
     }
 

@@ -80,10 +80,28 @@ fn an_unmatched_field_gives_a_group_of_its_own() {
         ("{locality.zone}", "locality.zone"),
     ] {
         let assigned = rules(rule).assign(&node, None);
-        assert_eq!(assigned.key.as_str(), "n1;node", "{rule}");
+        assert_eq!(assigned.key.as_str(), "n1;unmatched", "{rule}");
         assert_eq!(assigned.unmatched.as_deref(), Some(field), "{rule}");
         assert_eq!(assigned.presented, node.presented());
     }
+}
+
+/// An id is what a node says of itself: it is no name that a rule gives.
+#[test]
+fn who_lacks_a_field_is_not_called_as_its_id() {
+    let identity = Identity::new("spiffe://td/ns/a/sa/b");
+    let claims = node("payments", "", json!({"GENERATOR": "x"}));
+    let honest = node("n1", "payments", json!({}));
+    let called = |rule: &str, node: &Node| {
+        let key = rules(rule).assign(node, Some(&identity)).key;
+        assert_eq!(GroupKey::private(7, &key).called(), key.called());
+        key.called().map(str::to_owned)
+    };
+    assert_eq!(called("{cluster}", &honest).as_deref(), Some("payments"));
+    assert_eq!(called("{cluster}", &claims), None);
+    assert_eq!(called("all", &claims).as_deref(), Some("all"));
+    assert_eq!(called("perNode", &claims).as_deref(), Some("payments"));
+    assert_eq!(called("perNode", &node("", "payments", json!({}))), None);
 }
 
 #[test]

@@ -17,6 +17,7 @@ use crate::clock::Clock;
 use crate::exchange::{Exchange, GroupHandle};
 use crate::files::{self, Loaded, Problems, Seen};
 use crate::group::GroupKey;
+use crate::session::{Pass, Passed};
 use crate::xds::Moment;
 use answer::Told;
 use prometheus_client::encoding::EncodeLabelSet;
@@ -31,6 +32,9 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 const LOOK: Duration = Duration::from_millis(250);
+/// After a reading that failed for what may pass: this long, and twice as long each time.
+const AGAIN: Duration = Duration::from_millis(500);
+const AGAIN_AT_MOST: Duration = Duration::from_secs(30);
 /// What stands confirmed is confirmed this often.
 const CONFIRM: Duration = Duration::from_secs(5);
 
@@ -89,8 +93,10 @@ pub struct Files {
     metrics: Metrics,
     state: Mutex<State>,
     changed: Notify,
+    load: Load,
 }
 
+type Load = fn(&Path) -> Result<(Seen, Loaded), Problems>;
 type Look = Result<Seen, Problems>;
 type Groups = HashMap<GroupKey, Driven>;
 
@@ -112,6 +118,7 @@ impl Files {
             metrics: Metrics::register(registry),
             state: Mutex::default(),
             changed: Notify::new(),
+            load: files::load,
         })
     }
 
@@ -152,35 +159,46 @@ impl Files {
     /// Looks, and reads what has changed.
     async fn watch(&self) {
         let (mut counted, mut before): (Option<Look>, Option<Look>) = (None, None);
+        let (mut pause, mut not_before) = (AGAIN, self.clock.now());
         loop {
             let directory = self.directory.clone();
             let Ok(look) = tokio::task::spawn_blocking(move || files::scan(&directory)).await else { return };
             // The first look is believed at once.
             let stands = before.as_ref().is_none_or(|before| *before == look);
-            if stands && counted.as_ref() != Some(&look) {
-                self.read(&look).await;
-                counted = Some(look.clone());
+            if !stands {
+                (pause, not_before) = (AGAIN, self.clock.now());
+            }
+            if stands && counted.as_ref() != Some(&look) && self.clock.now() >= not_before {
+                let settled = self.read(&look).await;
+                counted = settled.then(|| look.clone());
+                if !settled {
+                    not_before = self.clock.now() + pause;
+                    pause = (pause * 2).min(AGAIN_AT_MOST);
+                }
             }
             before = Some(look);
             self.clock.sleep_until(self.clock.now() + LOOK).await;
         }
     }
 
-    async fn read(&self, look: &Look) {
+    /// Would reading the same again say the same? A look that failed is taken again anyway.
+    async fn read(&self, look: &Look) -> bool {
         let read = match look {
             Err(problems) => Err(problems.clone()),
             Ok(_) => {
-                let directory = self.directory.clone();
-                let loading = tokio::task::spawn_blocking(move || files::load(&directory)).await;
-                let Ok(read) = loading else { return };
+                let (directory, load) = (self.directory.clone(), self.load);
+                let loading = tokio::task::spawn_blocking(move || load(&directory)).await;
+                let Ok(read) = loading else { return true };
                 read
             }
         };
+        let settled = look.is_err() || !matches!(&read, Err(problems) if problems.may_pass());
         match read {
             Ok((_, loaded)) => self.take(loaded),
             Err(problems) => self.refuse(&problems),
         }
         self.changed.notify_one();
+        settled
     }
 
     fn take(&self, loaded: Loaded) {
@@ -196,14 +214,18 @@ impl Files {
 
     fn refuse(&self, problems: &Problems) {
         self.metrics.read("refused");
+        let text: Arc<str> = problems.to_string().into();
         let mut state = self.lock();
+        // It was told when it was found, and stands since then.
+        if state.problem.as_ref().is_some_and(|(_, told)| *told == text) {
+            return;
+        }
         for problem in &problems.0 {
             match state.loaded {
                 Some(_) => tracing::warn!(%problem, "the files are not valid; what was read before is served"),
                 None => tracing::error!(%problem, "the files are not valid; nothing is served until they are"),
             }
         }
-        let text: Arc<str> = problems.to_string().into();
         state.problem = Some((self.clock.now(), text));
     }
 
@@ -225,14 +247,20 @@ impl Files {
             (state.loaded.clone(), state.problem.clone())
         };
         let Some((_, loaded)) = loaded else {
-            let why = problem.map_or_else(|| "they were not read yet".into(), |(_, text)| text);
+            // What is wrong is for operators: the log and the status say it.
+            let why = if problem.is_some() { "they are not valid" } else { "they were not read yet" };
             driven.handle.stream_lost(format!("{}: {why}", self.name).into());
             return;
         };
         if !std::mem::replace(&mut driven.open, true) {
             driven.handle.stream_opened(self.name.clone());
         }
-        let view = loaded.view(key.base());
+        // Nobody is behind the files who could be asked.
+        for pass in driven.handle.passes().into_iter().filter(Pass::is_answered) {
+            let (resources, received) = (Vec::new(), self.clock.now());
+            driven.handle.passed(Passed { number: pass.number, resources, received });
+        }
+        let view = loaded.view(key.called());
         let told = &mut driven.told;
         driven.handle.answer(|now, group, wants| told.say(view, wants, now, |of| group.held_versions(of)));
     }

@@ -4,6 +4,7 @@ use crate::exchange::Member;
 use crate::session::Want;
 use crate::xds::{Timing, TypeUrl};
 use bytes::Bytes;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use tempfile::TempDir;
 
 struct Bench {
@@ -18,12 +19,17 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 impl Bench {
     fn new(text: &str) -> Self {
+        Self::reading(text, files::load)
+    }
+
+    fn reading(text: &str, load: Load) -> Self {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("a.yaml"), text).unwrap();
         let (store, clock) = (Store::new(), Clock::system());
         let exchange = Exchange::new(store.clone(), Timing::default(), clock.clone());
         tokio::spawn(exchange.clone().run());
-        let files = Files::new(dir.path(), exchange.clone(), clock, &mut Registry::default());
+        let mut files = Files::new(dir.path(), exchange.clone(), clock, &mut Registry::default());
+        Arc::get_mut(&mut files).unwrap().load = load;
         tokio::spawn(files.clone().run());
         Self { dir, store, exchange, files }
     }
@@ -119,7 +125,7 @@ async fn one_change_is_one_snapshot_of_all_types() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("a.yaml"), generation(n)).unwrap();
         let (_, loaded) = files::load(dir.path()).unwrap();
-        ["cds", "eds", "lds", "rds"].map(|short| loaded.view("").of(&of(short)).unwrap().label.to_string())
+        ["cds", "eds", "lds", "rds"].map(|short| loaded.view(None).of(&of(short)).unwrap().label.to_string())
     };
     let mut known: Vec<_> = (0..4).map(labels).collect();
     // An assignment that is not wanted yet.
@@ -170,9 +176,11 @@ async fn a_bad_start_says_why_and_mends() {
     bench.want(&member, "cds", true, &[]);
     until(
         "the reason reaches the group",
-        || matches!(&member.served().upstream, Reach::Silent { reason, .. } if reason.contains("this is not YAML")),
+        || matches!(&member.served().upstream, Reach::Silent { reason, .. } if reason.ends_with(": they are not valid")),
     )
     .await;
+    let (_, told) = bench.files.report().problem.unwrap();
+    assert!(told.contains("this is not YAML"), "{told}");
     assert!(!bench.files.is_loaded());
     bench.write(&generation(1));
     until("the mended files", || is_present(&member.served(), "cds", "c1") == Some(true)).await;
@@ -197,4 +205,36 @@ async fn a_private_group_has_what_its_group_has() {
     let handle = member.group().clone();
     drop(member);
     until("it is gone", || bench.exchange.group(handle.key()).is_none()).await;
+}
+
+/// Nothing changes that a look would see.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_may_pass_is_tried_again() {
+    static FAILED: AtomicUsize = AtomicUsize::new(0);
+    let bench = Bench::reading(&generation(1), |directory| match FAILED.fetch_add(1, Relaxed) {
+        0 => Err(files::Problem::passing(directory, "cannot be read (too many open files)").into()),
+        _ => files::load(directory),
+    });
+    let member = bench.join("n;node");
+    bench.want(&member, "cds", true, &[]);
+    until("it is read after all", || is_present(&member.served(), "cds", "c1") == Some(true)).await;
+    assert_eq!(FAILED.load(Relaxed), 2);
+    assert!(bench.files.report().problem.is_none());
+}
+
+#[tokio::test]
+async fn what_is_passed_on_has_an_answer() {
+    let bench = Bench::new(&generation(1));
+    let waker: crate::exchange::Waker = Arc::new(|| ());
+    let place = bench.exchange.try_place().unwrap();
+    let node = Bytes::from_static(b"n");
+    let member = bench.exchange.join_private(&GroupKey::new("g;node"), place, node.into(), None, waker);
+    member.pass(Pass { number: 1, type_url: TypeUrl::new("istio.io/debug"), names: Vec::new(), error: None });
+    let mut answers = Vec::new();
+    until("it is answered", || {
+        answers.extend(member.take_passed());
+        !answers.is_empty()
+    })
+    .await;
+    assert!(answers[0].number == 1 && answers[0].resources.is_empty());
 }
