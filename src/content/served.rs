@@ -18,7 +18,7 @@ pub struct Served {
     pub upstream: Reach,
     /// When it came to be so.
     pub upstream_since: Moment,
-    /// Some type has, or had, names apart.
+    /// Some type has names apart.
     pub apart: bool,
 }
 

@@ -407,9 +407,11 @@ impl Stream<'_> {
 impl Stream<'_> {
     /// Lets the session speak until it has nothing to say or bytes wait.
     fn speak(&mut self, now: Moment) {
-        self.tell_wants();
+        let needs_own = self.tell_wants();
         self.offer(now);
-        self.tend_own(now);
+        if needs_own || self.own.stands() {
+            self.tend_own(now);
+        }
         while self.sender.waiting() == 0 && self.closing.is_none() {
             let output = self.listed.client.session().poll_output(now, &self.shared.parts.store);
             match output {
@@ -426,17 +428,21 @@ impl Stream<'_> {
         self.listed.client.set_waiting(self.sender.waiting());
     }
 
-    /// Interest moves on whether bytes wait or not.
-    fn tell_wants(&mut self) {
+    /// Interest moves on whether bytes wait or not. `true`: a private group is needed.
+    fn tell_wants(&mut self) -> bool {
         if self.member.is_none() {
-            return;
+            return false;
         }
-        loop {
-            let want = self.listed.client.session().next_want();
-            let Some(want) = want else { break };
+        let needs_own = loop {
+            let (want, needs_own) = {
+                let mut session = self.listed.client.session();
+                (session.next_want(), session.needs_own())
+            };
+            let Some(want) = want else { break needs_own };
             self.tell_want(want);
-        }
+        };
         self.leaving = None;
+        needs_own
     }
 
     fn tell_want(&mut self, want: Want) {

@@ -80,6 +80,8 @@ pub struct GroupState {
     private: bool,
     /// What is passed on and has no answer yet, with the newest health information.
     passes: Vec<Pass>,
+    /// When those that are answered are given up: ascending.
+    given_up: VecDeque<(Moment, u64)>,
     passed: VecDeque<Passed>,
     passer: Option<MemberId>,
 }
@@ -101,6 +103,7 @@ impl GroupState {
             asks_changed: false,
             private: false,
             passes: Vec::new(),
+            given_up: VecDeque::new(),
             passed: VecDeque::new(),
             passer: None,
         }
@@ -122,6 +125,9 @@ impl GroupState {
             self.passes.retain(Pass::is_answered);
         }
         self.passer = Some(member);
+        if pass.is_answered() {
+            self.given_up.push_back((now + self.timing.pass, pass.number));
+        }
         self.passes.push(pass);
         self.asks_changed = true;
     }
@@ -316,17 +322,33 @@ impl GroupState {
         self.publish(now);
     }
 
+    /// What the control plane never answered is answered with nothing, so that it
+    /// holds no stream there (C-193).
+    fn give_up_passes(&mut self, now: Moment) {
+        while let Some((_, number)) = self.given_up.pop_front_if(|(at, _)| *at <= now) {
+            let before = self.passes.len();
+            self.passes.retain(|pass| pass.number != number);
+            if self.passes.len() < before {
+                self.passed.push_back(Passed { number, resources: Vec::new(), received: now });
+                self.wakes.extend(self.passer);
+                self.asks_changed = true;
+            }
+        }
+    }
+
     // Time.
 
     /// Does what is due; to be called at [`deadline`](Self::deadline).
     pub fn tick(&mut self, now: Moment) {
+        self.give_up_passes(now);
         self.step_all(now, |kind, scene| kind.tick(scene));
         self.forget_types();
     }
 
     /// When [`tick`](Self::tick) has something to do.
     pub fn deadline(&self, now: Moment) -> Option<Moment> {
-        self.types.values().fold(None, |first, kind| earliest(first, kind.deadline(now, &self.timing)))
+        let passes = self.given_up.front().map(|(at, _)| *at);
+        self.types.values().fold(passes, |first, kind| earliest(first, kind.deadline(now, &self.timing)))
     }
 
     // What came of it.
@@ -500,9 +522,7 @@ impl GroupState {
                 let next: &mut Served = served.get_or_insert_with(|| Served::clone(&self.served));
                 let tree = self.refs.served().tree(type_url).cloned().unwrap_or_default();
                 let made = kind.serve(&self.store, tree);
-                let made_apart = made.apart.clone();
                 let before = next.types.insert(type_url.clone(), Arc::new(made));
-                next.apart |= !made_apart.is_empty();
                 let moved = before.is_none_or(|before| !before.tree.same(&kind.tree));
                 if moved && type_url.unsettles() && kind.committed != Moment::START {
                     next.unsettled = now;
@@ -515,7 +535,8 @@ impl GroupState {
             let next = served.get_or_insert_with(|| Served::clone(&self.served));
             (next.upstream, next.upstream_since) = (upstream, now);
         }
-        if let Some(served) = served {
+        if let Some(mut served) = served {
+            served.apart = served.types.values().any(|of| !of.apart.is_empty());
             self.served = served.into();
         }
     }

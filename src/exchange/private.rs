@@ -14,22 +14,29 @@ use crate::xds::Kind;
 use crate::xds::node::Presented;
 use dashmap::DashMap;
 use prometheus_client::metrics::counter::Counter;
+use std::collections::HashMap;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// How many there may be, unless told otherwise.
 pub const MOST_PRIVATE: usize = 10_000;
 
-/// The place of one private group.
+/// The place of one private group: one of all, and one of its owner's share.
 #[derive(Debug)]
-pub struct Place(#[expect(dead_code, reason = "it is given back when it is dropped")] OwnedSemaphorePermit);
+#[expect(dead_code, reason = "both are given back when it is dropped")]
+pub struct Place(OwnedSemaphorePermit, OwnedSemaphorePermit);
+
+/// What one owner may have of the places: a tenth, but at least so many.
+const LEAST_SHARE: usize = 16;
 
 #[derive(Debug, Default)]
 pub(super) struct Private {
     slots: DashMap<GroupKey, Arc<Slot>>,
     /// How many there may be, and the places that are free.
     places: OnceLock<(usize, Arc<Semaphore>)>,
+    /// Of the owners that have places, or wait for one: what is left of their share.
+    shares: Mutex<HashMap<Arc<str>, Weak<Semaphore>>>,
     pub(super) counts: Counts,
 }
 
@@ -64,6 +71,25 @@ impl Private {
     fn places(&self) -> &(usize, Arc<Semaphore>) {
         self.places.get_or_init(|| (MOST_PRIVATE, Arc::new(Semaphore::new(MOST_PRIVATE))))
     }
+
+    fn share(&self) -> usize {
+        let most = self.places().0;
+        (most / 10).max(LEAST_SHARE).min(most)
+    }
+
+    fn share_of(&self, owner: &str) -> Arc<Semaphore> {
+        let mut shares = self.shares.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(share) = shares.get(owner).and_then(Weak::upgrade) {
+            return share;
+        }
+        if shares.len() == shares.capacity() {
+            // Permits keep their share alive: the others are owners who are gone.
+            shares.retain(|_, share| share.strong_count() > 0);
+        }
+        let share = Arc::new(Semaphore::new(self.share()));
+        shares.insert(owner.into(), Arc::downgrade(&share));
+        share
+    }
 }
 
 impl Exchange {
@@ -79,20 +105,35 @@ impl Exchange {
         self.private.places().0
     }
 
-    /// A place for a private group, if one is free.
-    pub fn try_place(&self) -> Option<Place> {
-        let place = self.private.places().1.clone().try_acquire_owned().ok().map(Place);
+    /// How many of them one owner may have.
+    pub fn most_private_of_one(&self) -> usize {
+        self.private.share()
+    }
+
+    /// A place for a private group of a stream of `owner`, if one is free and it has
+    /// not had its share: its identity, or else where it comes from. One client must
+    /// not take the places of all.
+    pub fn try_place(&self, owner: &str) -> Option<Place> {
+        let share = self.private.share_of(owner).try_acquire_owned().ok();
+        let place = share.and_then(|share| {
+            let place = self.private.places().1.clone().try_acquire_owned().ok()?;
+            Some(Place(place, share))
+        });
         if place.is_none() {
             self.private.counts.full.inc();
         }
         place
     }
 
-    /// Resolves when there is a place: first come, first served.
-    pub fn next_place(&self) -> impl Future<Output = Option<Place>> + Send + 'static {
-        let places = self.private.places().1.clone();
+    /// Resolves when there is a place: first come, first served, among those who
+    /// have not had their share.
+    pub fn next_place(&self, owner: &str) -> impl Future<Output = Option<Place>> + Send + use<> {
+        let (share, places) = (self.private.share_of(owner), self.private.places().1.clone());
         // It fails only when the places are closed, which nobody does.
-        async move { places.acquire_owned().await.ok().map(Place) }
+        async move {
+            let share = share.acquire_owned().await.ok()?;
+            Some(Place(places.acquire_owned().await.ok()?, share))
+        }
     }
 
     /// A stream gets a group of its own, which presents `presented` upstream.

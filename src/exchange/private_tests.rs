@@ -117,9 +117,46 @@ fn what_is_passed_on_is_stated_until_it_is_answered() {
     assert_eq!(bench.state.take_passed().len(), 1, "a second answer is none");
 }
 
+#[test]
+fn what_is_never_answered_is_given_up() {
+    let mut bench = Bench::private();
+    let pass = Pass { number: 1, type_url: TypeUrl::new("istio.io/debug"), names: Vec::new(), error: None };
+    bench.state.pass(bench.now, ONE, pass);
+    bench.seconds(29);
+    assert_eq!((bench.state.passes().len(), bench.state.take_passed().len()), (1, 0));
+    bench.seconds(2);
+    let answers = bench.state.take_passed();
+    assert_eq!((bench.state.passes().len(), answers.len()), (0, 1));
+    assert!(answers[0].resources.is_empty());
+}
+
+#[test]
+fn a_group_where_nothing_is_apart_any_more_says_so() {
+    let mut bench = Bench::wanting("eds", &["A"]);
+    bench.apply(of(vec![uncached("eds", "A1")]));
+    assert!(bench.state.served().apart);
+    bench.apply(with("eds", "v2", &["A2"]));
+    assert!(!bench.state.served().apart);
+}
+
+#[tokio::test]
+async fn one_owner_has_no_more_than_its_share() {
+    let exchange = Exchange::new(Store::new(), Timing::default(), Clock::manual());
+    exchange.limit_private(40);
+    let mut places: Vec<_> = std::iter::from_fn(|| exchange.try_place("greedy")).collect();
+    assert_eq!((places.len(), exchange.most_private_of_one()), (16, 16));
+    let mut next = Box::pin(exchange.next_place("greedy"));
+    assert!((&mut next).now_or_never().is_none());
+    assert!(exchange.try_place("other").is_some(), "there is room for others");
+    places.pop();
+    assert!(next.now_or_never().flatten().is_some());
+    drop(places);
+    assert!(exchange.try_place("greedy").is_some());
+}
+
 fn join(exchange: &Arc<Exchange>) -> Member {
     let waker: Waker = Arc::new(|| {});
-    let (of, place) = (GroupKey::new("shop;x"), exchange.try_place().expect("a place"));
+    let (of, place) = (GroupKey::new("shop;x"), exchange.try_place("x").expect("a place"));
     exchange.join_private(&of, place, Bytes::from_static(b"node").into(), None, waker)
 }
 
@@ -132,8 +169,8 @@ async fn a_private_group_is_found_by_nobody_and_goes_with_its_stream() {
     assert_eq!((one.group().key().base(), GroupKey::new("shop;x").base()), ("shop;x", "shop;x"));
     let (key, handle) = (one.group().key().clone(), one.group().clone());
     assert!(exchange.group(&key).is_some() && exchange.groups().is_empty());
-    assert!(exchange.try_place().is_none());
-    let mut next = Box::pin(exchange.next_place());
+    assert!(exchange.try_place("x").is_none());
+    let mut next = Box::pin(exchange.next_place("x"));
     assert!((&mut next).now_or_never().is_none());
     drop(one);
     assert!(exchange.group(&key).is_none() && handle.is_idle(), "its upstream stream is to end");

@@ -67,6 +67,8 @@ pub struct Timing {
     pub follow_up: Duration,
     /// A name asked of a SotW upstream and not answered is absent (C-118).
     pub absent: Duration,
+    /// A request that is passed on waits this long for its answer (C-193).
+    pub pass: Duration,
     /// A cold group that cannot be answered holds its stream this long (C-127).
     pub cold_grace: Duration,
     /// An ask unanswered this long makes an upstream one that cannot answer.
@@ -97,6 +99,7 @@ impl Default for Timing {
             settle_most: Duration::from_secs(5),
             follow_up: Duration::from_millis(250),
             absent: Duration::from_secs(8),
+            pass: Duration::from_secs(30),
             cold_grace: Duration::from_secs(5),
             unanswered: Duration::from_secs(2),
             reconfirm: Duration::from_secs(1),

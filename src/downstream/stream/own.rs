@@ -37,6 +37,11 @@ enum State {
 }
 
 impl Own {
+    /// There is a group, or a place for one is awaited.
+    pub(super) fn stands(&self) -> bool {
+        !matches!(self.state, State::None) || self.before.is_some()
+    }
+
     /// Resolves when there is a place at last; `None`: there will be none.
     pub(super) async fn place(&mut self) -> Option<Place> {
         match &mut self.state {
@@ -129,7 +134,7 @@ impl Stream<'_> {
     fn find_own(&mut self, now: Moment) {
         let exchange = &self.shared.parts.exchange;
         let place = match std::mem::take(&mut self.own.state) {
-            State::None => exchange.try_place(),
+            State::None => exchange.try_place(self.owner()),
             State::Placed(place) => Some(place),
             other => {
                 self.own.state = other;
@@ -137,7 +142,7 @@ impl Stream<'_> {
             }
         };
         let Some(place) = place else {
-            self.own.state = State::Waiting(Box::pin(exchange.next_place()));
+            self.own.state = State::Waiting(Box::pin(exchange.next_place(self.owner())));
             return self.wait_for_place(now);
         };
         let wake = self.wake.clone();
@@ -148,14 +153,24 @@ impl Stream<'_> {
         self.own.state = State::Joined(member);
     }
 
+    /// Whose share of the places it takes: its identity's, else its host's.
+    fn owner(&self) -> &str {
+        let peer = &*self.listed.client.peer;
+        match &self.listed.client.identity {
+            Some(identity) => identity,
+            None => peer.rsplit_once(':').map_or(peer, |(host, _)| host),
+        }
+    }
+
     /// The session is told why nothing comes, and so is the operator.
     fn wait_for_place(&mut self, now: Moment) {
         // One that the node before this one had makes room for its successor.
         self.own.before = None;
-        let most = self.shared.parts.exchange.most_private();
+        let exchange = &self.shared.parts.exchange;
+        let (most, share) = (exchange.most_private(), exchange.most_private_of_one());
         let reason = format!(
-            "{most} private groups stand already, as many as there may be; raise --max-private-groups, or group by \
-             what contains the identity"
+            "{most} private groups stand already, as many as there may be, or {share} of this client's identity; raise \
+             --max-private-groups, or group by what contains the identity"
         );
         if let Some(others) = self.shared.refusals.due(now, &"private_groups") {
             let node = self.listed.client.known().map(|known| known.node);

@@ -24,9 +24,17 @@ pub(super) struct Passing {
 
 impl Passing {
     pub(super) fn set(&mut self, passes: &[Pass]) {
+        // Nobody waits any more for an answer to what is not stated.
+        let stated = |number: u64| passes.iter().any(|pass| pass.number == number);
+        self.unwritten.retain(|pass| stated(pass.number));
+        self.unanswered.retain(|(_, number)| stated(*number));
         let told = self.told;
         for pass in passes.iter().filter(|pass| pass.number > told) {
             self.told = pass.number;
+            if !pass.is_answered() {
+                // Of health information the newest counts.
+                self.unwritten.retain(Pass::is_answered);
+            }
             self.unwritten.push_back(pass.clone());
         }
     }
@@ -103,6 +111,20 @@ mod tests {
         assert!(written(&mut session).is_empty(), "once a stream");
         session.set_passes(&[pass(2, HEALTH, "", false)]);
         assert_eq!(written(&mut session), [(HEALTH.into(), false, false)]);
+    }
+
+    #[test]
+    fn of_health_information_the_newest_waits_and_of_debug_requests_who_is_stated() {
+        let mut passing = Passing::default();
+        for number in 1..100 {
+            passing.set(&[pass(number, HEALTH, "", true)]);
+        }
+        assert_eq!(passing.unwritten.len(), 1);
+        let waiting = [pass(100, DEBUG, "a", false), pass(101, DEBUG, "b", false)];
+        passing.set(&waiting);
+        while passing.request(Variant::Delta, false).is_some() {}
+        passing.set(&waiting[1..]);
+        assert_eq!(passing.unanswered.iter().map(|(_, number)| *number).collect::<Vec<_>>(), [101]);
     }
 
     #[test]

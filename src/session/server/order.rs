@@ -121,7 +121,8 @@ impl TypeState {
     pub(super) fn word_is_known(&self, type_url: &TypeUrl, variant: Variant, view: &View<'_>) -> bool {
         if view.subscription.wildcard() {
             let known = |name: &Name| !matches!(view.target(name), Target::Unknown);
-            let apart = variant == Variant::Delta || view.served.apart.iter().all(known);
+            let silence = || self.silence_speaks(view).is_some_and(|at| at <= view.look.now);
+            let apart = variant == Variant::Delta || view.served.apart.iter().all(known) || silence();
             return view.served.complete && !view.served.wildcard_awaited && apart || breaks::on("C-138");
         }
         variant == Variant::Delta
@@ -132,10 +133,12 @@ impl TypeState {
 
     /// When the names that exist are stated without those of which the upstream
     /// has said nothing, although it answers: it may never say that they do not
-    /// exist, and the others are not to wait for that (C-120).
+    /// exist, and the others are not to wait for that (C-120). A wildcard waits so
+    /// long for what must not be kept, once the private group can ask for it.
     pub(super) fn silence_speaks(&self, view: &View<'_>) -> Option<Moment> {
-        let served = view.look.line;
-        let answers = served.upstream == content::Reach::Answering && view.knows_some();
+        let wildcard = view.subscription.wildcard();
+        let served = if wildcard { view.look.own? } else { view.look.line };
+        let answers = served.upstream == content::Reach::Answering && (wildcard || view.knows_some());
         answers.then(|| self.asked.max(served.upstream_since) + view.look.settings.timing.absent)
     }
 }

@@ -34,6 +34,8 @@ pub(super) struct Look<'a> {
     /// Whether the upstream of what is looked at answers: that of the group, or of
     /// the private one.
     pub(super) line: &'a Served,
+    /// What the private group serves, where there is one.
+    pub(super) own: Option<&'a Served>,
     /// A name that cannot be answered is an error, with this text (T-10).
     pub(super) unavailable: Option<&'a str>,
 }
@@ -109,6 +111,9 @@ impl ServerSession {
                 reason => unavailable[usize::from(private)] = reason,
             }
         }
+        if let Some(reason) = own.as_deref().and_then(|own| self.set_is_cold(now, served, own)) {
+            return Some(Rejection::new(code::UNAVAILABLE, "cold", &*reason));
+        }
         let (settings, variant) = (self.settings.clone(), self.variant);
         let look = |private: bool| Look {
             now,
@@ -117,6 +122,7 @@ impl ServerSession {
             served,
             store,
             line: lines[usize::from(private)].unwrap_or(served),
+            own: lines[1],
             unavailable: unavailable[usize::from(private)].as_deref(),
         };
         let (look, own_look) = (look(false), look(true));
@@ -163,6 +169,28 @@ impl ServerSession {
         });
         let asked = waiting.map(|(_, state)| state.asked).min()?;
         let deadline = asked.max(*since) + self.settings.timing.cold_grace;
+        if now < deadline {
+            self.wake = earliest(self.wake, Some(deadline));
+            return None;
+        }
+        Some(reason.clone())
+    }
+
+    /// The reason, if this stream never had a response and its first whole set waits
+    /// for a name that must not be kept, which the private group cannot ask for. A
+    /// set without it would take it from a client that comes back with it, and no
+    /// error in the set would keep it there.
+    fn set_is_cold(&mut self, now: Moment, served: &Served, own: &Served) -> Option<Arc<str>> {
+        let content::Reach::Silent { since, reason } = &own.upstream else { return None };
+        if self.spoke || self.variant == Variant::Delta || breaks::on("C-127") {
+            return None;
+        }
+        let waits = |(type_url, state): (&TypeUrl, &TypeState)| {
+            let of = served.of(type_url).filter(|of| type_url.full_state() && of.complete)?;
+            let unknown = state.apart.iter().any(|name| of.tree.get(name).is_none());
+            (unknown && state.owed && state.own.is_none() && state.subscription.wildcard()).then_some(state.asked)
+        };
+        let deadline = self.types.iter().filter_map(waits).min()?.max(*since) + self.settings.timing.cold_grace;
         if now < deadline {
             self.wake = earliest(self.wake, Some(deadline));
             return None;

@@ -16,12 +16,15 @@ use crate::session::{Pass, Passed, Want};
 use crate::xds::ask::Change;
 use crate::xds::types::{Kind, Variant};
 use crate::xds::wire::Writer;
-use crate::xds::{Ask, Moment, TypeUrl};
+use crate::xds::{Ask, Moment, Status, TypeUrl};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, LazyLock};
 
 /// Debug requests of one stream that wait for their answer, at most.
 const MOST_DEBUG: usize = 16;
+
+/// Bytes of an error that is passed on, at most.
+const MOST_ERROR: usize = 1024;
 
 /// Of a type to which nothing is subscribed.
 static NOTHING: LazyLock<Arc<ServedType>> =
@@ -255,6 +258,8 @@ impl ServerSession {
             }
             let Some(of) = group.of(&type_url) else { continue };
             let apart = state.subscription.among(&of.apart, store);
+            // A first set that waits for these looks again at who can answer.
+            state.dirty |= state.owed && !apart.is_empty();
             if state.apart != apart {
                 state.apart = apart.clone();
                 self.want_own(&type_url);
@@ -325,6 +330,9 @@ impl ServerSession {
                 let at = nonces.iter().position(|nonce| nonce.to_string() == ask.nonce)?;
                 nonces.remove(at)
             });
+            if known.is_some() {
+                self.tidy();
+            }
             return match (known, &ask.error) {
                 (None, _) => HeardKind::Stale,
                 (Some(_), None) => HeardKind::Ack { received: None },
@@ -372,8 +380,14 @@ impl Private {
             Change::Replace(named) => named.names.clone(),
             Change::Delta { subscribe, .. } => subscribe.names.clone(),
         };
-        Pass { number: self.number, type_url: type_url.clone(), names, error: ask.error.clone() }
+        let error = ask.error.as_ref().map(|error| Status::new(error.code, cut(&error.message)));
+        Pass { number: self.number, type_url: type_url.clone(), names, error }
     }
+}
+
+/// An error as it is passed on: for people, so not longer than they read.
+fn cut(text: &str) -> &str {
+    &text[..text.floor_char_boundary(MOST_ERROR)]
 }
 
 /// The body of an answer that was passed on: its payloads as they came. It is

@@ -191,7 +191,7 @@ async fn a_bad_start_says_why_and_mends() {
 async fn a_private_group_has_what_its_group_has() {
     let bench = Bench::new(&generation(1));
     let waker: crate::exchange::Waker = Arc::new(|| ());
-    let place = bench.exchange.try_place().unwrap();
+    let place = bench.exchange.try_place("x").unwrap();
     let (group, node) = (GroupKey::new("g;node"), Bytes::from_static(b"n"));
     let member = bench.exchange.join_private(&group, place, node.into(), None, waker);
     bench.want(&member, "cds", true, &[]);

@@ -270,6 +270,54 @@ fn a_first_whole_set_waits_for_what_must_not_be_kept() {
 }
 
 #[test]
+fn a_first_whole_set_does_not_wait_for_ever() {
+    let waiting = || {
+        let mut bench = Bench::new(Variant::Sotw, Granted::default());
+        bench.group(CDS, &["B1"], &["A"]);
+        bench.ask(CDS, &["*"], &[]);
+        assert_eq!(bench.said(), "want cds [*]");
+        bench
+    };
+    // Who could lose it by a set without it is told to come again.
+    let mut bench = waiting();
+    bench.own.upstream = Reach::Silent { since: bench.now, reason: "no place".into() };
+    bench.session.offer_own(&Arc::new(bench.own.clone()));
+    assert_eq!(bench.said(), "");
+    assert!(bench.session.deadline().is_some());
+    bench.now = bench.now + Duration::from_secs(6);
+    assert_eq!(bench.said(), "end: no place");
+    // A control plane that answers, and not for this one, does not hold up the others.
+    let mut bench = waiting();
+    bench.own.upstream = Reach::Silent { since: bench.now, reason: "none yet".into() };
+    bench.session.offer_own(&Arc::new(bench.own.clone()));
+    assert_eq!(bench.said(), "");
+    (bench.own.upstream, bench.own.upstream_since) = (Reach::Answering, bench.now);
+    bench.session.offer_own(&Arc::new(bench.own.clone()));
+    assert_eq!(bench.said(), "");
+    bench.now = bench.session.deadline().unwrap();
+    assert_eq!(bench.said(), "cds B1");
+    bench.own(CDS, &["A1"]);
+    assert_eq!(bench.said(), "cds A1 B1");
+}
+
+#[test]
+fn who_asked_for_debug_once_is_as_fast_as_before() {
+    let mut bench = Bench::new(Variant::Sotw, Granted { debug: true, ..Granted::default() });
+    bench.group(CDS, &[], &[]);
+    bench.ask(DEBUG, &["syncz"], &[]);
+    bench.demands();
+    bench.session.hear_passed(Passed { number: 1, resources: Vec::new(), received: bench.now });
+    assert_eq!(bench.said(), "debug");
+    assert!(bench.session.private.is_none());
+}
+
+#[test]
+fn an_error_that_is_passed_on_is_cut() {
+    let long = "ü".repeat(5000);
+    assert_eq!((cut(&long).len(), cut("short")), (MOST_ERROR, "short"));
+}
+
+#[test]
 fn who_finds_no_place_is_told_why_and_goes_on() {
     let mut bench = Bench::new(Variant::Delta, secrets_apart());
     bench.group(CDS, &["a1"], &[]);
