@@ -226,7 +226,7 @@ async fn what_may_pass_is_tried_again() {
 async fn what_is_passed_on_has_an_answer() {
     let bench = Bench::new(&generation(1));
     let waker: crate::exchange::Waker = Arc::new(|| ());
-    let place = bench.exchange.try_place().unwrap();
+    let place = bench.exchange.try_place("x").unwrap();
     let node = Bytes::from_static(b"n");
     let member = bench.exchange.join_private(&GroupKey::new("g;node"), place, node.into(), None, waker);
     member.pass(Pass { number: 1, type_url: TypeUrl::new("istio.io/debug"), names: Vec::new(), error: None });
