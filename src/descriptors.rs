@@ -3,7 +3,7 @@
 //! untouched (C-021).
 //!
 //! * [`to_json`]: bytes → JSON, every [`Any`](message) within expanded
-//! * [`to_redacted_json`], [`redact`]: the same, and bytes again, without what
+//! * [`to_redacted_json`], [`redact()`]: the same, and bytes again, without what
 //!   is annotated as sensitive, at any depth. Both work on a decoded copy
 //! * [`from_json`], `read`: JSON or YAML → bytes, with everything that is
 //!   wrong by path and place

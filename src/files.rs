@@ -3,7 +3,7 @@
 //! [`load`] reads all of it, or says everything that is wrong with it, by file,
 //! line, column and field, and never with a value: that may be a secret. What it
 //! read is a [`Loaded`]: what every group has, and what some have besides. It
-//! asks nobody and holds nothing open; [`scan`] is the cheap look that tells
+//! asks nobody and holds nothing open; [`scan()`] is the cheap look that tells
 //! whether reading again would find something else.
 //!
 //! ```text
