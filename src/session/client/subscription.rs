@@ -8,6 +8,7 @@
 use crate::content::NameSet;
 use crate::xds::name::{Glob, WILDCARD};
 use crate::xds::{Name, TypeUrl};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// A set of names, with or without `*`.
@@ -76,6 +77,10 @@ pub(super) struct Subscription {
     /// SotW: every request so far had an empty list.
     legacy: bool,
     legacy_capable: bool,
+    /// Names that were not wanted for a while of which the server was not told.
+    dropped: BTreeSet<Name>,
+    /// Names that were just unsubscribed to be subscribed again.
+    left: BTreeSet<Name>,
 }
 
 /// A request's list, or lists, and what they add.
@@ -94,11 +99,33 @@ pub(super) struct Ask {
 
 impl Subscription {
     pub(super) fn new(type_url: &TypeUrl) -> Self {
-        Self { want: Set::default(), asked: None, legacy: false, legacy_capable: type_url.legacy_wildcard() }
+        Self {
+            want: Set::default(),
+            asked: None,
+            legacy: false,
+            legacy_capable: type_url.legacy_wildcard(),
+            dropped: BTreeSet::new(),
+            left: BTreeSet::new(),
+        }
     }
 
     pub(super) fn set_want(&mut self, want: Set) {
+        if let Some(asked) = &self.asked {
+            let dropped = self.want.beyond(&want).into_iter().filter(|name| asked.names.contains(name));
+            self.dropped.extend(dropped);
+        }
         self.want = want;
+    }
+
+    /// Names that are wanted again before the server knew that they were not. Who
+    /// wants them kept nothing of them, and a server that sees no change sends
+    /// nothing: they are unsubscribed first, and subscribed by the request after.
+    /// The second of the sets is what was unsubscribed for that before.
+    fn take_dropped(&mut self) -> (BTreeSet<Name>, BTreeSet<Name>) {
+        let (mut dropped, left) = (std::mem::take(&mut self.dropped), std::mem::take(&mut self.left));
+        let asked = |name: &Name| self.asked.as_ref().is_some_and(|asked| asked.names.contains(name));
+        dropped.retain(|name| self.want.names.contains(name) && asked(name) && !left.contains(name));
+        (dropped, left)
     }
 
     pub(super) fn want(&self) -> &Set {
@@ -112,6 +139,7 @@ impl Subscription {
     /// The delta request that makes the server's view ours, if it differs.
     pub(super) fn ask_delta(&mut self) -> Option<Ask> {
         let want = self.want.clone();
+        let (dropped, left) = self.take_dropped();
         let Some(asked) = &self.asked else {
             if want.is_empty() {
                 return None;
@@ -123,10 +151,13 @@ impl Subscription {
             self.asked = Some(want);
             return Some(ask);
         };
-        if asked.same(&want) {
+        if asked.same(&want) && dropped.is_empty() && left.is_empty() {
             return None;
         }
-        let (adds, drops) = (want.beyond(asked), asked.beyond(&want));
+        let again = left.iter().filter(|name| want.names.contains(name));
+        let adds: Vec<Name> = want.beyond(asked).into_iter().chain(again.cloned()).collect();
+        let gone = asked.beyond(&want).into_iter().chain(dropped.iter().cloned());
+        let drops: Vec<Name> = gone.filter(|name| !left.contains(name)).collect();
         let star = |there: bool| there.then(|| Name::from(WILDCARD));
         let adds_wildcard = want.wildcard && !asked.wildcard;
         let drops_wildcard = asked.wildcard && !want.wildcard;
@@ -138,29 +169,34 @@ impl Subscription {
             adds,
             drops,
         };
-        self.asked = Some(want);
-        Some(ask)
+        (self.asked, self.left) = (Some(want), dropped);
+        (!ask.subscribe.is_empty() || !ask.unsubscribe.is_empty()).then_some(ask)
     }
 
     /// The SotW list that brings the server's view nearer to ours, if it
     /// differs. One change may take two requests: see [`Self::step_sotw`].
     pub(super) fn ask_sotw(&mut self) -> Option<Ask> {
         let first = self.asked.is_none();
-        if first && self.want.is_empty() || self.settled() {
+        if first && self.want.is_empty() || self.settled() && self.dropped.is_empty() && self.left.is_empty() {
             return None;
         }
+        let said = self.list();
+        let (dropped, left) = self.take_dropped();
         let before = self.asked.take().unwrap_or_default();
         let now = self.step_sotw(first);
-        let ask = Ask {
-            subscribe: if self.legacy { Vec::new() } else { now.list() },
+        let again = left.iter().filter(|name| now.names.contains(name));
+        let gone = before.beyond(&now).into_iter().chain(dropped.iter().cloned());
+        let mut ask = Ask {
+            subscribe: Vec::new(),
             unsubscribe: Vec::new(),
             first,
             adds_wildcard: now.wildcard && !before.wildcard,
-            adds: now.beyond(&before),
-            drops: before.beyond(&now),
+            adds: now.beyond(&before).into_iter().chain(again.cloned()).collect(),
+            drops: gone.filter(|name| !left.contains(name)).collect(),
         };
-        self.asked = Some(now);
-        Some(ask)
+        (self.asked, self.left) = (Some(now), dropped);
+        ask.subscribe = self.list();
+        (first || ask.subscribe != said).then_some(ask)
     }
 
     /// The set to state next. As long as only empty lists were sent, an empty
@@ -175,7 +211,10 @@ impl Subscription {
 
     /// The SotW list that says nothing new.
     pub(super) fn list(&self) -> Vec<Name> {
-        if self.legacy { Vec::new() } else { self.asked.as_ref().map(Set::list).unwrap_or_default() }
+        let asked = self.asked.as_ref().filter(|_| !self.legacy);
+        let mut list = asked.map(Set::list).unwrap_or_default();
+        list.retain(|name| !self.left.contains(name));
+        list
     }
 
     /// The server knows what is wanted.

@@ -402,7 +402,32 @@ fn partial_types_are_not_deleted_by_omission() {
     rig.want("eds", false, &["a", "b", "z"]);
     rig.updates.clear();
     rig.pass(8_000);
-    assert_eq!(rig.update().removed, [Name::from("z")]);
+    let update = rig.update();
+    assert_eq!((update.removed, update.silent), (Vec::new(), vec![Name::from("z")]));
+}
+
+#[test]
+fn a_name_that_was_not_wanted_for_a_moment_is_asked_again() {
+    let cases: [(Variant, &[&str]); 2] =
+        [(Variant::Delta, &["eds -b", "eds +b"]), (Variant::Sotw, &["eds [a] v=v1 n=1", "eds [a,b] v=v1 n=1"])];
+    for (variant, requests) in cases {
+        let mut rig = Rig::new(variant);
+        rig.want("eds", false, &["a", "b"]);
+        match variant {
+            Variant::Delta => rig.hear(delta("eds", &["a", "b"], &[], "1")),
+            Variant::Sotw => rig.hear(sotw("eds", &["a", "b"], "v1", "1")),
+        };
+        // The server knows of neither change.
+        rig.session.set_wanted(&want("eds", false, &["a"]), Vec::new);
+        rig.session.set_wanted(&want("eds", false, &["a", "b"]), Vec::new);
+        assert_eq!(rig.drain(), requests, "{variant:?}");
+        assert_eq!(rig.pass(1), Vec::<String>::new());
+        // It is told once of what is dropped at last.
+        rig.session.set_wanted(&want("eds", false, &["b"]), Vec::new);
+        rig.session.set_wanted(&want("eds", false, &["a", "b"]), Vec::new);
+        rig.session.poll_request(rig.now).unwrap();
+        assert_eq!(rig.want("eds", false, &["b"]), Vec::<String>::new(), "{variant:?}");
+    }
 }
 
 #[test]
