@@ -62,6 +62,9 @@ pub struct Update {
     pub resources: Vec<envelope::Resource>,
     /// Authoritatively gone or absent (C-118).
     pub removed: Vec<Name>,
+    /// Asked for so long ago without a word that they do not exist, unless they are
+    /// held: silence takes nothing away (C-118c).
+    pub silent: Vec<Name>,
     pub errors: Vec<(Name, Status)>,
     /// SotW, full-state type or members without names: `resources` is all there
     /// is of what was asked, so that other *held* names are gone (C-118b).
@@ -80,6 +83,7 @@ impl fmt::Debug for Update {
             .field("label", &self.label)
             .field("resources", &names)
             .field("removed", &self.removed)
+            .field("silent", &self.silent)
             .field("errors", &self.errors)
             .field("whole", &self.whole)
             .field("answers_wildcard", &self.answers_wildcard)
@@ -124,6 +128,7 @@ mod tests {
             removed: Vec::new(),
             errors: Vec::new(),
             whole: false,
+            silent: Vec::new(),
             answers_wildcard: false,
             received: Moment::START,
         };

@@ -69,7 +69,7 @@ impl Draft {
 
 impl GroupType {
     pub(super) fn commit(&mut self, scene: &Scene<'_>, update: Update) -> Committed {
-        let Update { label, resources, removed, errors, whole, answers_wildcard, received, .. } = update;
+        let Update { label, resources, removed, silent, errors, whole, answers_wildcard, received, .. } = update;
         self.pulse.answered(scene.now);
         let mut draft = Draft::default();
         let whole = whole && says_what_is_gone(&self.url);
@@ -82,7 +82,7 @@ impl GroupType {
         for resource in resources {
             self.put(scene, &mut draft, resource, received);
         }
-        if whole || !removed.is_empty() || !errors.is_empty() || !draft.lifted.is_empty() {
+        if whole || !removed.is_empty() || !silent.is_empty() || !errors.is_empty() || !draft.lifted.is_empty() {
             draft.index();
         }
         for name in std::mem::take(&mut draft.lifted) {
@@ -92,6 +92,9 @@ impl GroupType {
         }
         for name in removed {
             self.gone(scene, &mut draft, &name);
+        }
+        for name in silent {
+            self.unheard(scene, &mut draft, &name);
         }
         for (name, status) in errors {
             self.error(scene, &mut draft, name, status);
@@ -246,6 +249,16 @@ impl GroupType {
             None => {}
         }
         self.errors.retain(|(_, other, _)| other != name);
+    }
+
+    /// The upstream was asked for `name` and says nothing. What came on an earlier
+    /// stream is held on: its answer may only be late (C-118c).
+    fn unheard(&mut self, scene: &Scene<'_>, draft: &mut Draft, name: &Name) {
+        if self.resolve(name).is_some() && !breaks::on("C-118") {
+            self.answered(name);
+        } else {
+            self.gone(scene, draft, name);
+        }
     }
 
     /// Absent where somebody asked for it by a name, else not there.

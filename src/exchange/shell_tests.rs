@@ -52,6 +52,7 @@ impl Bench {
             removed: Vec::new(),
             errors: Vec::new(),
             whole: false,
+            silent: Vec::new(),
             answers_wildcard: false,
             received: self.clock.now(),
         }

@@ -55,6 +55,7 @@ pub(super) fn update(short: &str, label: &str) -> Update {
         removed: Vec::new(),
         errors: Vec::new(),
         whole: false,
+        silent: Vec::new(),
         answers_wildcard: false,
         received: Moment::START,
     }
@@ -326,6 +327,16 @@ fn whole_sets_say_what_is_gone() {
     bench.apply(with("eds", "", &["A1", "B1"]));
     bench.apply(whole("eds", &["A2"], false));
     assert_eq!(bench.shows("eds"), "A2 B1");
+}
+
+#[test]
+fn silence_takes_nothing_away() {
+    let mut bench = Bench::wanting("eds", &["A"]);
+    bench.apply(with("eds", "", &["A1"]));
+    bench.reopen();
+    bench.want(ONE, "eds", &["A", "N"]);
+    bench.apply(Update { silent: names(&["A", "N"]), ..update("eds", "") });
+    assert_eq!(bench.shows("eds"), "A1 N-", "A came on an earlier stream, and its answer may be late");
 }
 
 #[test]

@@ -75,6 +75,7 @@ mod tests {
             removed: removed.iter().map(|name| Name::from(*name)).collect(),
             errors: Vec::new(),
             whole,
+            silent: Vec::new(),
             answers_wildcard: false,
             received: Moment::START,
         }

@@ -160,6 +160,7 @@ pub(super) fn update(short: &str, label: &str, resources: &[(&str, &[u8])]) -> U
         removed: Vec::new(),
         errors: Vec::new(),
         whole: false,
+        silent: Vec::new(),
         answers_wildcard: false,
         received: Default::default(),
     }

@@ -57,8 +57,8 @@ pub(super) struct TypeState {
     /// SotW: asked names of which nothing can be said yet, with the moment
     /// their request was written (C-118).
     awaited: BTreeMap<Name, Moment>,
-    /// Of these the ones received before that a response has left out since:
-    /// it may predate the request, so that only silence after it is proof.
+    /// Of these the ones that a response has left out since: it may predate the
+    /// request, so that only silence after it is proof.
     doubted: HashSet<Name>,
     star: Star,
     /// The oldest ask that nothing answered.
@@ -180,9 +180,9 @@ impl TypeState {
     }
 
     fn await_names(&mut self, now: Moment, ask: &Ask) {
-        let later = self.type_url.full_state() && !ask.first;
+        let whole = self.type_url.full_state() && ask.first;
         for name in ask.adds.iter().filter(|name| Glob::parse(name).is_none()) {
-            if later || !self.known.contains(name) {
+            if !(whole && self.known.contains(name)) {
                 self.awaited.insert(name.clone(), now);
             }
         }
@@ -231,6 +231,7 @@ impl TypeState {
             control_plane: self.control_plane.clone(),
             resources: Vec::new(),
             removed: Vec::new(),
+            silent: Vec::new(),
             errors: Vec::new(),
             whole: false,
             answers_wildcard: false,
@@ -261,9 +262,8 @@ impl TypeState {
         if (self.type_url.full_state() && !breaks::on("C-141") || breaks::on("C-119")) && !heartbeat {
             let missing = |name: &&Name| !here.contains(*name);
             // A response that may predate the request for a name proves nothing of it.
-            let doubted = self.awaited.keys().filter(missing).filter(|name| self.known.contains(*name)).cloned();
-            let doubted: Vec<Name> = doubted.collect();
-            let fresh = !doubted.is_empty();
+            let doubted: Vec<Name> = self.awaited.keys().filter(missing).cloned().collect();
+            let fresh = doubted.iter().any(|name| self.known.contains(name));
             self.doubted.extend(doubted);
             if update.answers_wildcard && !fresh {
                 update.whole = true;
@@ -319,18 +319,15 @@ impl TypeState {
     pub(super) fn tick(&mut self, now: Moment, absent: Duration) -> (bool, Option<Update>) {
         let absent = if breaks::on("C-120") { absent * 4 } else { absent };
         let due = |at: &Moment| now >= *at + absent;
-        let mut removed: Vec<Name> =
-            self.awaited.iter().filter(|(_, at)| due(at)).map(|(name, _)| name.clone()).collect();
-        for name in &removed {
+        let over: Vec<Name> = self.awaited.iter().filter(|(_, at)| due(at)).map(|(name, _)| name.clone()).collect();
+        for name in &over {
             self.awaited.remove(name);
         }
-        // Of a name that was received before and never left out, silence says
-        // nothing (C-118c).
-        let (known, doubted) = (&mut self.known, &mut self.doubted);
-        removed.retain(|name| !known.contains(name) || doubted.remove(name));
-        removed.iter().for_each(|name| {
-            known.remove(name);
-        });
+        // What was left out since is gone; of all else there was no word at all.
+        let (removed, silent): (Vec<_>, Vec<_>) = over.into_iter().partition(|name| self.doubted.remove(name));
+        for name in &removed {
+            self.known.remove(name);
+        }
         let star = matches!(&self.star, Star::Awaited { at, crossed: true, .. } if due(at));
         if star {
             self.star = Star::Answered;
@@ -339,11 +336,11 @@ impl TypeState {
         if silence {
             (self.asked_at, self.loud, self.answered) = (None, false, true);
         }
-        if removed.is_empty() && !star {
+        if removed.is_empty() && silent.is_empty() && !star {
             return (silence, None);
         }
         self.uncommitted.push_back(None);
-        (silence, Some(Update { removed, answers_wildcard: star, ..self.bare_update(now) }))
+        (silence, Some(Update { removed, silent, answers_wildcard: star, ..self.bare_update(now) }))
     }
 
     /// When [`tick`](Self::tick) has something to say.

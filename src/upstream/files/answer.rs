@@ -83,6 +83,7 @@ fn update(content: &Content, want: &Want, held: &[(Name, String)], now: Moment) 
         removed: removed.into_iter().collect(),
         errors: Vec::new(),
         whole: false,
+        silent: Vec::new(),
         answers_wildcard: want.wildcard,
         received: now,
     }
