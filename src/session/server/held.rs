@@ -186,6 +186,11 @@ impl Held {
             self.tree = Some(view.served.tree.clone());
         }
         for (name, version) in stated {
+            let said = |exception: &Exception| exception.mention || !matches!(exception.has, Has::Nothing);
+            if self.exceptions.get(name).is_some_and(said) {
+                // There was a word on it meanwhile, or there must be one.
+                continue;
+            }
             let asked = self.exceptions.get(name).is_some_and(|exception| exception.answer);
             let aliases = view.served.tree.get(name).map_or(&[][..], |entry| entry.aliases());
             if !view.subscription.covers(name, aliases) {

@@ -1,5 +1,5 @@
 use super::*;
-use crate::content::{Body, Edit, entry::Attributes};
+use crate::content::{Body, Edit, ServedType, Tree, entry::Attributes};
 use crate::proto::discovery as wire;
 use crate::xds::ask::Change;
 use prost::Message;
@@ -193,6 +193,44 @@ fn a_reconnect_gets_what_differs() {
     bench.world(CDS, "v1", &[("A", "1")]);
     bench.ask(CDS, "", delta(&[], &[], &[("A", version)]));
     assert_eq!(bench.said(), ["cds v1 "], "an answer is mandatory");
+}
+
+#[test]
+fn what_is_dropped_under_a_cold_wildcard_is_not_removed() {
+    let mut bench = Bench::new(Variant::Delta);
+    bench.world(CDS, "v1", &[("A", "1"), ("B", "1")]);
+    let type_url = TypeUrl::new(CDS);
+    let full = bench.served.of(&type_url).unwrap().clone();
+    let version = |name: &str| full.tree.get(name).unwrap().id().version();
+    let stated = [("A", version("A")), ("B", version("B"))];
+    let cold = ServedType { complete: false, tree: Tree::default(), ..ServedType::clone(&full) };
+    bench.served.types.insert(type_url.clone(), cold.into());
+    bench.session.offer(bench.now, &Arc::new(bench.served.clone()));
+    bench.ask(CDS, "", delta(&["*", "B"], &[], &stated));
+    bench.ask(CDS, "", delta(&[], &["B"], &[]));
+    assert_eq!(bench.said(), Vec::<String>::new(), "there is no word on it yet");
+    bench.served.types.insert(type_url, full);
+    bench.session.offer(bench.now, &Arc::new(bench.served.clone()));
+    assert_eq!(bench.said(), ["cds v1 B1"], "C-062: it is named either way");
+}
+
+#[test]
+fn what_was_said_while_a_wildcard_was_cold_is_not_forgotten() {
+    let mut bench = Bench::new(Variant::Delta);
+    bench.world(CDS, "v1", &[("B", "1"), ("C", "1")]);
+    let type_url = TypeUrl::new(CDS);
+    let full = bench.served.of(&type_url).unwrap().clone();
+    let version = full.tree.get("B").unwrap().id().version();
+    bench.world(CDS, "v0", &[("B", "absent"), ("C", "-")]);
+    let cold = ServedType { complete: false, ..ServedType::clone(bench.served.of(&type_url).unwrap()) };
+    bench.served.types.insert(type_url.clone(), cold.into());
+    bench.session.offer(bench.now, &Arc::new(bench.served.clone()));
+    bench.ask(CDS, "", delta(&["*", "B"], &[], &[("B", version)]));
+    assert_eq!(bench.said(), ["cds v0 -B"]);
+    bench.ack(CDS, delta(&[], &[], &[]));
+    bench.served.types.insert(type_url, full);
+    bench.session.offer(bench.now, &Arc::new(bench.served.clone()));
+    assert_eq!(bench.said(), ["cds v1 B1 C1"], "it states what it had before it was told");
 }
 
 #[test]

@@ -155,8 +155,10 @@ impl<'a> View<'a> {
             return Verdict::Keep;
         }
         if exception.mention {
+            let known = self.served.complete_for(self.subscription) && !self.awaits_own(name);
             return match target {
                 Target::Present(entry) => Verdict::Send((*entry).clone()),
+                Target::Unknown if !known => Verdict::Keep,
                 _ => Verdict::Remove,
             };
         }
