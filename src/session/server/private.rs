@@ -16,7 +16,7 @@ use crate::session::{Pass, Passed, Want};
 use crate::xds::ask::Change;
 use crate::xds::types::{Kind, Variant};
 use crate::xds::wire::Writer;
-use crate::xds::{Ask, Moment, Status, TypeUrl};
+use crate::xds::{Ask, Moment, Name, Status, TypeUrl};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, LazyLock};
 
@@ -257,7 +257,7 @@ impl ServerSession {
                 continue;
             }
             let Some(of) = group.of(&type_url) else { continue };
-            let apart = state.subscription.among(&of.apart, store);
+            let apart = state.names_apart(of, own_type, store);
             // A first set that waits for these looks again at who can answer.
             state.dirty |= state.owed && !apart.is_empty();
             if state.apart != apart {
@@ -414,6 +414,22 @@ fn passed_frame(variant: Variant, type_url: &TypeUrl, passed: &Passed) -> Frame 
 }
 
 impl TypeState {
+    /// The names that are asked in the private group. One that this holds stays there
+    /// until it says itself that the name is gone, or the group has it: the streams
+    /// of both tell of one change at different times (C-145).
+    fn names_apart(&self, group: &ServedType, own: Option<&Arc<ServedType>>, store: &Store) -> Arc<NameSet> {
+        let apart = self.subscription.among(&group.apart, store);
+        let is_present = |of: &ServedType, name: &Name| of.tree.get(name).is_some_and(|entry| entry.is_present());
+        let stays = |name: &&Name| {
+            !apart.contains(name)
+                && own.is_some_and(|own| is_present(own, name))
+                && !is_present(group, name)
+                && self.subscription.covers(name, &[])
+        };
+        let stay: Vec<Name> = self.apart.iter().filter(stays).cloned().collect();
+        if stay.is_empty() { apart } else { store.names_with(&apart, stay.iter()) }
+    }
+
     /// What of it is asked in a private group, and why.
     pub(super) fn private(&self) -> Option<Why> {
         self.own.or_else(|| (!self.apart.is_empty()).then_some(Why::DoNotCache))

@@ -238,6 +238,30 @@ fn names_that_must_not_be_kept_stand_beside_the_others() {
 }
 
 #[test]
+fn the_private_groups_word_on_its_name_counts_until_it_takes_it_back() {
+    let mut bench = Bench::new(Variant::Delta, Granted::default());
+    bench.group(CDS, &["A1"], &["B"]);
+    bench.ask(CDS, &["*"], &[]);
+    assert_eq!((bench.said(), bench.demands()), ("want cds [*]; cds A1".into(), "cds [B]".into()));
+    bench.own(CDS, &["B2"]);
+    assert_eq!(bench.said(), "cds B2");
+    // The group's stream tells of an older removal.
+    bench.group(CDS, &[], &[]);
+    bench.now = bench.now + Duration::from_secs(20);
+    assert_eq!((bench.said(), bench.demands()), (String::new(), String::new()));
+    bench.own(CDS, &["B-"]);
+    bench.now = bench.now + Duration::from_secs(20);
+    assert_eq!((bench.said(), bench.demands()), ("cds -B".into(), "cds []".into()));
+    bench.group(CDS, &[], &["B"]);
+    bench.said();
+    bench.own(CDS, &["B3"]);
+    assert_eq!(bench.said(), "cds B3");
+    // It may be kept again.
+    bench.group(CDS, &["B4"], &[]);
+    assert_eq!((bench.said(), bench.demands()), ("cds B4".into(), "cds []".into()));
+}
+
+#[test]
 fn a_name_that_is_no_longer_kept_is_not_removed_meanwhile() {
     for (variant, first, changed) in
         [(Variant::Delta, "cds A1 B1", "cds B2"), (Variant::Sotw, "cds A1 B1", "cds A1 B2")]
