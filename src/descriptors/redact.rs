@@ -101,8 +101,12 @@ pub(super) fn typed_struct(message: &DynamicMessage) -> Json {
 
 /// JSON that stands for a message of the type `of`.
 fn json_of(of: &MessageDescriptor, json: Json, depth: usize) -> Json {
-    if is_well_known(of) && of.name() != "Any" {
-        return json;
+    match of.name() {
+        // Nobody says what is in them.
+        "Struct" | "Value" | "ListValue" if is_well_known(of) => return json,
+        "Any" => {}
+        _ if is_well_known(of) => return scalar(json),
+        _ => {}
     }
     let Json::Object(fields) = json else { return REDACTED.into() };
     if depth > DEEPEST {
@@ -126,16 +130,24 @@ fn json_of(of: &MessageDescriptor, json: Json, depth: usize) -> Json {
 }
 
 fn field_json(field: &FieldDescriptor, json: Json, depth: usize) -> Json {
-    let Some(of) = message_of(field) else { return json };
+    let of = message_of(field);
+    let one = |json| match &of {
+        Some(of) => json_of(of, json, depth),
+        None => scalar(json),
+    };
     match json {
-        Json::Array(items) if field.is_list() => {
-            items.into_iter().map(|item| json_of(&of, item, depth)).collect::<Vec<_>>().into()
-        }
+        Json::Array(items) if field.is_list() => items.into_iter().map(one).collect::<Vec<_>>().into(),
         Json::Object(entries) if field.is_map() => {
-            entries.into_iter().map(|(key, value)| (key, json_of(&of, value, depth))).collect::<Map<_, _>>().into()
+            entries.into_iter().map(|(key, value)| (key, one(value))).collect::<Map<_, _>>().into()
         }
-        single => json_of(&of, single, depth),
+        _ if field.is_map() => REDACTED.into(),
+        single => one(single),
     }
+}
+
+/// Of what has no fields. What has some in its place is described by nobody.
+fn scalar(json: Json) -> Json {
+    if json.is_object() || json.is_array() { REDACTED.into() } else { json }
 }
 
 /// An `Any` in JSON.

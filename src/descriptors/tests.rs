@@ -218,11 +218,17 @@ fn a_typed_struct_is_redacted_by_what_it_stands_for() {
     let context = url("envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext");
     let nested = format!("{{ sni: open, common_tls_context: {{ tls_certificates: [{known}] }} }}");
     let any = format!("{{ transport_socket: {{ typed_config: {{ \"@type\": {certificate}, password: {SECRET} }} }} }}");
+    let cluster = url("envoy.config.cluster.v3.Cluster");
     let cases = [
         (certificate.as_str(), known.as_str(), true),
         (context.as_str(), nested.as_str(), true),
-        (&url("envoy.config.cluster.v3.Cluster"), any.as_str(), false),
+        (&cluster, any.as_str(), false),
         (&url("nobody.knows.This"), "{ open: hunter2 }", false),
+        (&cluster, &format!("{{ name: {{ open: {SECRET} }} }}"), false),
+        (&cluster, &format!("{{ name: [open, {SECRET}] }}"), false),
+        (&cluster, &format!("{{ connect_timeout: {{ seconds: {{ open: {SECRET} }} }} }}"), false),
+        (&cluster, &format!("{{ per_connection_buffer_limit_bytes: [{SECRET}], name: open }}"), true),
+        (&cluster, &format!("{{ typed_extension_protocol_options: {SECRET}, name: open }}"), true),
     ];
     for (of, inner, open) in cases {
         let read = typed(of, inner);
