@@ -186,17 +186,22 @@ impl Keys {
             return Err(TokenError::Malformed);
         }
         let algorithm = Algorithm::named(&head.alg).ok_or(TokenError::Algorithm)?;
-        let key = self.find(&head, algorithm).ok_or(TokenError::UnknownKey)?;
-        key.public.check(algorithm, signed.as_bytes(), &mac).ok_or(TokenError::Signature)?;
+        let keys = self.find(&head, algorithm);
+        if keys.is_empty() {
+            return Err(TokenError::UnknownKey);
+        }
+        if !keys.iter().any(|key| key.public.check(algorithm, signed.as_bytes(), &mac).is_some()) {
+            return Err(TokenError::Signature);
+        }
         json::<Body>(body)?.judge(rules, now)
     }
 
-    /// The key that the token names; where it names none, the only one that fits.
-    fn find(&self, head: &Head, algorithm: Algorithm) -> Option<&Key> {
+    /// The keys that the token names: a set may call several alike. Where it names
+    /// none, the only one that fits.
+    fn find(&self, head: &Head, algorithm: Algorithm) -> Vec<&Key> {
         let named = |key: &&Key| head.kid.is_none() || key.id == head.kid;
-        let mut fitting = self.0.iter().filter(named).filter(|key| key.fits(algorithm, &head.alg));
-        let first = fitting.next()?;
-        (head.kid.is_some() || fitting.next().is_none()).then_some(first)
+        let fitting: Vec<_> = self.0.iter().filter(named).filter(|key| key.fits(algorithm, &head.alg)).collect();
+        if head.kid.is_none() && fitting.len() > 1 { Vec::new() } else { fitting }
     }
 }
 

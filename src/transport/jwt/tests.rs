@@ -118,6 +118,17 @@ fn what_counts_and_what_does_not() {
     }
 }
 
+/// As where an issuer replaces a key and keeps its name.
+#[test]
+fn every_key_of_the_name_is_tried() {
+    let (old, new, other) = (Signer::new(), Signer::new(), Signer::new());
+    let keys = keys(&[old.ec_key("ec"), new.ec_key("ec")]).unwrap();
+    let verify = |signer: &Signer, head: &Json| keys.verify(&signer.sign(head, &body()), &rules(), at(NOW)).map(|_| ());
+    assert_eq!((verify(&old, &head()), verify(&new, &head())), (Ok(()), Ok(())));
+    assert_eq!(verify(&other, &head()), Err(TokenError::Signature));
+    assert_eq!(verify(&new, &json!({"alg": "ES256"})), Err(TokenError::UnknownKey), "no name, and several fit");
+}
+
 #[test]
 fn only_what_was_signed_counts() {
     let signer = Signer::new();
