@@ -61,6 +61,14 @@ pub enum Refused {
     TrustDomain,
 }
 
+/// A refusal, and who it was as far as that was proven: the certificate's name,
+/// a good token's, or both where they differ.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Denied {
+    pub why: Refused,
+    pub proven: Option<String>,
+}
+
 impl Refused {
     /// Metric label: a closed set.
     pub fn reason(&self) -> &'static str {
@@ -89,6 +97,20 @@ impl Gate {
         certificate: Option<&Identity>,
         headers: &mut HeaderMap,
         now: SystemTime,
+    ) -> Result<Option<Identity>, Denied> {
+        let mut proven: Vec<String> = certificate.iter().map(|identity| identity.as_str().to_owned()).collect();
+        self.judge(certificate, headers, now, &mut proven).map_err(|why| {
+            proven.dedup();
+            Denied { why, proven: Some(proven.join(" and ")).filter(|proven| !proven.is_empty()) }
+        })
+    }
+
+    fn judge(
+        &self,
+        certificate: Option<&Identity>,
+        headers: &mut HeaderMap,
+        now: SystemTime,
+        proven: &mut Vec<String>,
     ) -> Result<Option<Identity>, Refused> {
         let shown = if self.tokens.is_some() { take_authorization(headers) } else { None };
         if self.tokens.is_none() {
@@ -98,7 +120,7 @@ impl Gate {
             self.trust(certificate.as_str(), true)?;
         }
         let token = match (&self.tokens, shown) {
-            (Some(tokens), Some(shown)) => Some(self.of_token(tokens, &shown?, now)?),
+            (Some(tokens), Some(shown)) => Some(self.of_token(tokens, &shown?, now, proven)?),
             (Some(_), None) if self.token_required => return Err(Refused::NoToken),
             _ => None,
         };
@@ -111,7 +133,13 @@ impl Gate {
         }
     }
 
-    fn of_token(&self, tokens: &Tokens, token: &Token, now: SystemTime) -> Result<Identity, Refused> {
+    fn of_token(
+        &self,
+        tokens: &Tokens,
+        token: &Token,
+        now: SystemTime,
+        proven: &mut Vec<String>,
+    ) -> Result<Identity, Refused> {
         let keys = tokens.jwks.keys().ok_or(Refused::NoKeys)?;
         let claims = keys.verify(token.secret(), &tokens.rules, now).inspect_err(|error| {
             if *error == TokenError::UnknownKey {
@@ -119,6 +147,7 @@ impl Gate {
             }
         })?;
         let name = self.name(&claims)?;
+        proven.push(name.clone());
         self.trust(&name, false)?;
         Ok(Identity::of_token(&name, claims.expires, token.clone()))
     }

@@ -137,6 +137,9 @@ pub trait Handler: Send + Sync + 'static {
     fn handle(self: Arc<Self>, call: Call) -> impl Future<Output = ()> + Send;
 }
 
+/// Kinds of refusals that are remembered.
+const KINDS: usize = 1000;
+
 /// Everything that connections share.
 struct Shared<H> {
     handler: Arc<H>,
@@ -150,8 +153,8 @@ struct Shared<H> {
     open: watch::Sender<usize>,
     /// How often connections were beyond the limit.
     full: Quiet<()>,
-    /// Calls of nobody that is let in, by reason: a closed set.
-    refused: Quiet<&'static str>,
+    /// Calls of nobody that is let in, by who was proven and by reason: a closed set.
+    refused: Quiet<(Option<String>, &'static str)>,
 }
 
 /// A server that accepts. Dropping it stops accepting and ends every connection
@@ -181,7 +184,7 @@ impl Bound {
             drain: draining,
             open,
             full: Quiet::new(1, 1),
-            refused: Quiet::new(3, usize::MAX),
+            refused: Quiet::new(1, KINDS),
         });
         for listener in self.listeners {
             tokio::spawn(watched(accept(listener, shared.clone()), broke.clone()));

@@ -29,6 +29,10 @@ impl Desk {
     }
 
     fn admit(&self, certificate: Option<&str>, shown: &[&str]) -> Result<Option<String>, Refused> {
+        self.judge(certificate, shown).map_err(|denied| denied.why)
+    }
+
+    fn judge(&self, certificate: Option<&str>, shown: &[&str]) -> Result<Option<String>, Denied> {
         let certificate = certificate.map(|name| Identity::named(name, at(NOW + 3600)));
         let mut headers = HeaderMap::new();
         for value in shown {
@@ -83,6 +87,21 @@ fn who_a_caller_is() {
         let shown: Vec<&str> = shown.iter().map(String::as_str).collect();
         assert_eq!(desk.admit(certificate, &shown), want, "{name}");
     }
+}
+
+#[test]
+fn a_refusal_names_whom_it_refuses() {
+    let desk = desk(|gate| gate.trust_domains = vec!["mesh.example".into()]);
+    let proven = |certificate, shown: &[&str]| desk.judge(certificate, shown).unwrap_err().proven;
+    let (account, evil) = (desk.token("system:serviceaccount:shop:pay"), "spiffe://evil.example/x");
+    let named = |name: &str| Some(name.to_owned());
+    assert_eq!(proven(None, &[]), None);
+    assert_eq!(proven(None, &["Bearer x"]), None, "who shows a bad token has proven nothing");
+    assert_eq!(proven(Some(CART), &["Bearer x"]), named(CART));
+    assert_eq!(proven(Some(evil), &[]), named(evil));
+    assert_eq!(proven(None, &[&desk.token(evil)]), named(evil));
+    let both = format!("{CART} and spiffe://mesh.example/ns/shop/sa/pay");
+    assert_eq!(proven(Some(CART), &[&account]), Some(both));
 }
 
 #[test]

@@ -5,6 +5,7 @@ use super::{Call, Cause, Ending, Handler, IdentityError, Incoming, Peer, Shared}
 use crate::breaks;
 use crate::clock::Clock;
 use crate::transport::Identity;
+use crate::transport::gate::Denied;
 use crate::transport::io::{Counted, Socket};
 use crate::transport::tls::ServerTls;
 use crate::xds::{Moment, Status, code};
@@ -186,7 +187,7 @@ impl<'a, H: Handler> Serving<'a, H> {
         self.called = true;
         let call = Call { request, respond, peer: self.peer.clone(), identity: None };
         if let Some(error) = &self.nobody {
-            self.shared.metrics.unauthenticated("nobody");
+            self.shared.refused("nobody", None, &call.peer.address, error);
             return call.refuse(&Status::new(code::UNAUTHENTICATED, error.to_string()));
         }
         let shared = self.shared.clone();
@@ -209,15 +210,21 @@ impl<H> Shared<H> {
                 call.identity = identity;
                 Some(call)
             }
-            Err(refused) => {
-                self.metrics.unauthenticated(refused.reason());
-                if let Some(others) = self.refused.due(self.clock.now(), &refused.reason()) {
-                    let (peer, reason) = (&call.peer.address, refused.reason());
-                    tracing::warn!(target: "audit", %peer, reason, others, "a call is refused: {refused}");
-                }
-                call.refuse(&refused.status());
+            Err(Denied { why, proven }) => {
+                self.refused(why.reason(), proven, &call.peer.address, &why);
+                call.refuse(&why.status());
                 None
             }
+        }
+    }
+
+    /// `why` is ours or escaped: no peer begins a line.
+    fn refused(&self, reason: &'static str, proven: Option<String>, peer: &str, why: &dyn std::fmt::Display) {
+        self.metrics.unauthenticated(reason);
+        let key = (proven, reason);
+        if let Some(others) = self.refused.due(self.clock.now(), &key) {
+            let identity = key.0.unwrap_or_default();
+            tracing::warn!(target: "audit", %peer, ?identity, reason, others, "a call is refused: {why}");
         }
     }
 }
