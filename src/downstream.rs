@@ -206,11 +206,9 @@ impl Handler for Shared {
                 let caller = self.caller(&call);
                 let stall = self.policy.borrow().session.timing.send_stall;
                 let pace = crate::transport::routes::Pace { clock: self.parts.clock.clone(), stall };
-                let ends = call.identity.as_ref().map(|identity| self.parts.clock.until(identity.not_after()));
-                tokio::select! {
-                    () = self.side.serve(call, caller, pace) => {}
-                    () = self.parts.clock.sleep_until_some(ends) => {}
-                }
+                let token = stream::token_ends(call.identity.as_ref(), &self.parts.clock);
+                let ends = stream::Ends::new(call.peer.ending(), token);
+                self.side.serve(call, caller, pace, ends).await;
             }
             Route::Fetch => {
                 let status = unimplemented(format!("{} is not served: use the streaming method", call.path()));

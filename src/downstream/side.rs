@@ -2,6 +2,7 @@
 
 use super::csds::{Caller, Csds, REQUEST_BYTES};
 use super::services;
+use super::stream::Ends;
 use crate::proto::DESCRIPTORS;
 use crate::proto::status::client_status_discovery_service_server::ClientStatusDiscoveryServiceServer;
 use crate::transport::routes::{self, Pace};
@@ -48,8 +49,22 @@ impl Side {
         }
     }
 
-    pub(super) async fn serve(&self, mut call: Call, caller: Caller, pace: Pace) {
+    /// It ends as streams of sidecars do: with its connection, and with its identity.
+    pub(super) async fn serve(&self, mut call: Call, caller: Caller, pace: Pace, mut ends: Ends) {
         call.request.extensions_mut().insert(caller);
-        routes::serve(self.routes.clone(), call, pace).await;
+        let clock = pace.clock.clone();
+        let over = async {
+            loop {
+                let due = ends.due(true);
+                tokio::select! {
+                    () = ends.announced() => {}
+                    () = clock.sleep_until_some(due) => {}
+                }
+                if let Some((_, status)) = ends.now(clock.now(), true) {
+                    return status;
+                }
+            }
+        };
+        routes::serve(self.routes.clone(), call, pace, over).await;
     }
 }

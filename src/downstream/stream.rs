@@ -28,7 +28,7 @@ use crate::xds::name::WILDCARD;
 use crate::xds::time::earliest;
 use crate::xds::{Ask, AskError, Change, Moment, Name, Node, Status, TypeUrl, Variant, code};
 use bytes::Bytes;
-use ending::Ends;
+pub(super) use ending::Ends;
 use futures_util::FutureExt;
 use h2::Reason;
 use own::Own;
@@ -538,7 +538,7 @@ fn credential(shared: &Shared, identity: Option<&Identity>) -> Option<Credential
 
 /// When the token that proved who calls has ended, within what clocks may
 /// differ: those that came with one token do not all end at once.
-fn token_ends(identity: Option<&Identity>, clock: &Clock) -> Option<Moment> {
+pub(super) fn token_ends(identity: Option<&Identity>, clock: &Clock) -> Option<Moment> {
     let identity = identity.filter(|identity| identity.token().is_some())?;
     Some(clock.until(identity.not_after()) + jwt::LEEWAY.mul_f64(rand::random_range(0.0..1.0)))
 }

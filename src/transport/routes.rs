@@ -3,18 +3,24 @@
 //! Health and reflection are small, and tonic has them; this carries HTTP bodies
 //! to and from h2. xDS streams never come here.
 //!
-//! Promise: a caller that takes nothing of its answer loses it in time ([`Pace`]), and
-//! what the answer occupies ([`Kept`]) is given back when it has gone.
+//! Promise: a caller that takes nothing of its answer loses it in time ([`Pace`]),
+//! what the answer occupies ([`Kept`]) is given back when it has gone, and an answer
+//! that goes on is ended where its connection is, by a status.
 
 use super::server::Call;
+use super::status::trailers;
 use super::stream::Sender;
 use crate::clock::Clock;
+use crate::xds::{Status, code};
 use bytes::Bytes;
+use futures_util::FutureExt;
+use futures_util::future::FusedFuture;
+use h2::server::SendResponse;
 use h2::{Reason, RecvStream};
-use http::{HeaderMap, Request, Response};
+use http::{HeaderMap, HeaderValue, Request, Response, header};
 use http_body::{Body, Frame};
 use std::convert::Infallible;
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -39,8 +45,9 @@ impl Kept {
     }
 }
 
-/// Answers `call` by `service`, until it ends or the peer goes or takes nothing.
-pub async fn serve<S>(mut service: S, call: Call, pace: Pace)
+/// Answers `call` by `service`, until it ends, the peer goes or takes nothing, or
+/// `over` says how it ends.
+pub async fn serve<S>(mut service: S, call: Call, pace: Pace, over: impl Future<Output = Status>)
 where
     S: Service<Request<TonicBody>, Response = Response<TonicBody>, Error = Infallible>,
 {
@@ -49,9 +56,11 @@ where
     request.extensions_mut().insert(peer);
     let Ok(()) = poll_fn(|cx| service.poll_ready(cx)).await;
     let answered = service.call(request);
+    let mut over = pin!(over.fuse());
     let response = tokio::select! {
         response = answered => response,
         _ = poll_fn(|cx| respond.poll_reset(cx)) => return,
+        status = &mut over => return end_unanswered(respond, status),
     };
     let (mut head, body) = match response {
         Ok(response) => response.into_parts(),
@@ -61,29 +70,58 @@ where
     let Ok(stream) = respond.send_response(Response::from_parts(head, ()), ended) else { return };
     if !ended {
         // An error means that the peer is gone: nobody is left to tell.
-        let _ = answer(Sender::new(stream), body, &pace).await;
+        let _ = answer(Sender::new(stream), body, &pace, over).await;
     }
 }
 
-async fn answer(mut sender: Sender, body: TonicBody, pace: &Pace) -> Result<(), h2::Error> {
+/// Nothing was said yet: that all is well would be no answer.
+fn end_unanswered(mut respond: SendResponse<Bytes>, status: Status) {
+    let status = match status.code {
+        code::OK => Status::new(code::UNAVAILABLE, "this server is about to stop"),
+        _ => status,
+    };
+    let mut head = Response::new(());
+    *head.headers_mut() = trailers(&status);
+    head.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    let _ = respond.send_response(head, true);
+}
+
+/// What comes next in an answer.
+enum Next {
+    Frame(Option<Result<Frame<Bytes>, tonic::Status>>),
+    PeerWent,
+    Over(Status),
+}
+
+async fn answer(
+    mut sender: Sender,
+    body: TonicBody,
+    pace: &Pace,
+    mut over: impl FusedFuture<Output = Status> + Unpin,
+) -> Result<(), h2::Error> {
     let mut body = pin!(body);
     loop {
         // A frame is asked for when the one before has gone.
         flush(&mut sender, pace).await?;
         let next = poll_fn(|cx| match body.as_mut().poll_frame(cx) {
-            Poll::Pending => sender.poll_reset(cx).map(|_| None),
-            Poll::Ready(next) => Poll::Ready(Some(next)),
+            Poll::Pending => sender.poll_reset(cx).map(|_| Next::PeerWent),
+            Poll::Ready(next) => Poll::Ready(Next::Frame(next)),
         });
-        match next.await {
-            None => return Ok(()),
-            Some(None) => return sender.half_close(),
-            Some(Some(Ok(frame))) => match frame.into_data() {
+        let next = tokio::select! {
+            biased;
+            next = next => next,
+            status = &mut over => Next::Over(status),
+        };
+        match next {
+            Next::PeerWent => return Ok(()),
+            Next::Over(status) => return sender.end(trailers(&status)),
+            Next::Frame(None) => return sender.half_close(),
+            Next::Frame(Some(Ok(frame))) => match frame.into_data() {
                 Ok(data) => sender.push_framed(data),
                 Err(frame) => return sender.end(frame.into_trailers().unwrap_or_else(|_| HeaderMap::new())),
             },
-            Some(Some(Err(status))) => {
-                return sender
-                    .end(super::status::trailers(&crate::xds::Status::new(status.code().into(), status.message())));
+            Next::Frame(Some(Err(status))) => {
+                return sender.end(trailers(&Status::new(status.code().into(), status.message())));
             }
         }
     }
@@ -157,7 +195,8 @@ mod tests {
         let clock = Clock::manual();
         let pace = Pace { clock: clock.clone(), stall: Duration::from_secs(30) };
         let body = TonicBody::new(Full::new(Bytes::from(vec![7; 1 << 20])));
-        let answered = tokio::spawn(async move { answer(Sender::new(stream), body, &pace).await });
+        let answered =
+            tokio::spawn(async move { answer(Sender::new(stream), body, &pace, std::future::pending().fuse()).await });
         let (_send, mut body) = client.await.unwrap();
         assert!(!answered.is_finished(), "it waits for the peer");
         while !answered.is_finished() {

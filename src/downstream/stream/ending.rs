@@ -6,7 +6,7 @@ use crate::xds::{Moment, Status, code};
 use tokio::sync::watch;
 
 /// The end of a stream, once its connection is to end.
-pub(super) struct Ends {
+pub(in crate::downstream) struct Ends {
     ending: watch::Receiver<Option<Ending>>,
     planned: Option<Planned>,
     /// The token that proved who calls has ended by then.
@@ -23,12 +23,12 @@ struct Planned {
 }
 
 impl Ends {
-    pub(super) fn new(ending: watch::Receiver<Option<Ending>>, token: Option<Moment>) -> Self {
+    pub(in crate::downstream) fn new(ending: watch::Receiver<Option<Ending>>, token: Option<Moment>) -> Self {
         Self { ending, planned: None, token }
     }
 
     /// Returns when the end is announced, once for each announcement.
-    pub(super) async fn announced(&mut self) {
+    pub(in crate::downstream) async fn announced(&mut self) {
         loop {
             let seen = self.ending.borrow_and_update().as_ref().copied();
             if let Some(ending) = seen
@@ -44,13 +44,13 @@ impl Ends {
         }
     }
 
-    pub(super) fn due(&self, answered: bool) -> Option<Moment> {
+    pub(in crate::downstream) fn due(&self, answered: bool) -> Option<Moment> {
         let planned = self.planned.map(|planned| if answered { planned.at } else { planned.last });
         earliest(planned, self.token)
     }
 
     /// How to end now, if it is time.
-    pub(super) fn now(&self, now: Moment, answered: bool) -> Option<(&'static str, Status)> {
+    pub(in crate::downstream) fn now(&self, now: Moment, answered: bool) -> Option<(&'static str, Status)> {
         if self.due(answered)? > now {
             return None;
         }

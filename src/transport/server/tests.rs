@@ -80,7 +80,7 @@ impl Handler for Echo {
                 let (reporter, health) = tonic_health::server::health_reporter();
                 reporter.set_service_status("", tonic_health::ServingStatus::Serving).await;
                 let pace = routes::Pace { clock: Clock::system(), stall: Duration::from_secs(30) };
-                routes::serve(health, call, pace).await;
+                routes::serve(health, call, pace, std::future::pending()).await;
             }
             path => {
                 let status = Status::new(code::UNIMPLEMENTED, format!("no {path} here"));
