@@ -12,6 +12,10 @@ use std::collections::BTreeMap;
 /// Deeper than this a map stays as it is. Metadata that is deeper is refused before.
 const DEPTH: usize = 200;
 
+/// The same of a build version, whose depth nothing limits: each level copies
+/// what is below it.
+const BUILD_DEPTH: usize = 16;
+
 /// What to do with a value of a map.
 type Inner = fn(Bytes, usize) -> Result<Bytes, WireError>;
 
@@ -22,7 +26,7 @@ pub(super) fn structure(message: Bytes) -> Result<Bytes, WireError> {
 
 /// A `BuildVersion`: the metadata is its field 2.
 pub(super) fn build_version(message: Bytes) -> Result<Bytes, WireError> {
-    within(message, &[2], fields, DEPTH)
+    within(message, &[2], fields, BUILD_DEPTH)
 }
 
 /// The entries of `Node.dynamic_parameters`, whose values have a map of their own.
@@ -163,6 +167,35 @@ mod tests {
         let (one, other) = (nest(ordered(&one)), nest(ordered(&other)));
         assert_ne!(one, other);
         assert_eq!(structure(one).unwrap(), structure(other).unwrap());
+    }
+
+    /// Both ways of writing the entries `a` and `b`, below `depth` structs.
+    fn below_structs(depth: usize) -> [Bytes; 2] {
+        let entries = [("a", text("1")), ("b", text("2"))];
+        let back = [("b", text("2")), ("a", text("1"))];
+        [ordered(&entries), ordered(&back)].map(|inner| {
+            (0..depth).fold(inner, |inner, _| {
+                let mut out = Writer::default();
+                out.message(1, |entry| {
+                    entry.string(1, "k");
+                    entry.message(2, |value| value.bytes(5, &inner));
+                });
+                out.finish()
+            })
+        })
+    }
+
+    #[test]
+    fn a_build_version_costs_no_more_than_its_first_levels() {
+        let version = |metadata: &Bytes| {
+            let mut out = Writer::default();
+            out.bytes(2, metadata);
+            build_version(out.finish()).unwrap()
+        };
+        for (depth, sorted) in [(0, true), (5, true), (20, false), (2_000, false)] {
+            let [one, other] = below_structs(depth);
+            assert_eq!(version(&one) == version(&other), sorted, "{depth}");
+        }
     }
 
     #[test]
