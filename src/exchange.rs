@@ -52,7 +52,7 @@ use crate::clock::Clock;
 use crate::content::{Served, Store};
 use crate::group::GroupKey;
 use crate::session::{Pass, Passed, Update, Want};
-use crate::traces::{Commit, Patch, Patches};
+use crate::traces::{Commit, Patches};
 use crate::xds::node::Presented;
 use crate::xds::{Moment, Name, Timing, Token, TypeUrl};
 use dashmap::DashMap;
@@ -469,13 +469,7 @@ impl GroupHandle {
         let (type_url, label, received) = (update.type_url.clone(), update.label.clone(), update.received);
         let (applied, now) = self.act(|inner, now| {
             let applied = inner.state_mut().apply(now, update);
-            // Before anybody is woken, who would tell more of it.
-            if let Some(patches) =
-                self.exchange.patches.get().filter(|_| applied.changed > 0 && !self.key().is_private())
-            {
-                let patch = Patch { group: self.key().text().clone(), type_url: type_url.clone(), received };
-                patches.committed(patch, Commit { at: now, changed: applied.changed, label: label.clone() });
-            }
+            self.trace(&type_url, received, Commit { at: now, changed: applied.changed, label: label.clone() });
             (applied, now)
         });
         self.exchange.metrics.committed(&type_url, applied, now.since(received));
@@ -495,7 +489,18 @@ impl GroupHandle {
 
     /// See [`GroupState::answer`].
     pub fn answer(&self, mut say: impl FnMut(Moment, &GroupState, &[Want]) -> Vec<Update>) {
-        let done = self.act(|inner, now| inner.state_mut().answer(now, |group, wants| say(now, group, wants)));
+        let done = self.act(|inner, now| {
+            let mut said = Vec::new();
+            let done = inner.state_mut().answer(now, |group, wants| {
+                let updates = say(now, group, wants);
+                said.extend(updates.iter().map(|update| (update.label.clone(), update.received)));
+                updates
+            });
+            for ((type_url, applied), (label, received)) in done.iter().zip(said) {
+                self.trace(type_url, received, Commit { at: now, changed: applied.changed, label });
+            }
+            done
+        });
         for (type_url, applied) in done {
             self.exchange.metrics.committed(&type_url, applied, Duration::ZERO);
             if applied.changed > 0 {

@@ -124,6 +124,12 @@ impl Patches {
 
     /// A message changed something.
     pub fn committed(&self, patch: Patch, commit: Commit) {
+        if let Some(known) = self.lock().get_mut(&patch) {
+            // Said in two parts: clusters, and then the assignments that these want.
+            known.commit.changed += commit.changed;
+            known.span.set_attribute(KeyValue::new("outpost.names", int(known.commit.changed)));
+            return;
+        }
         let builder = SpanBuilder::from_name("patch").with_start_time(self.wall(patch.received)).with_attributes([
             KeyValue::new("xds.type", patch.type_url.short()),
             KeyValue::new("xds.version", commit.label.to_string()),

@@ -1,8 +1,9 @@
 //! What the exchange counts. No label names a group, a node or a resource.
 
-use super::Exchange;
 use super::core::Applied;
 use super::private::Counts;
+use super::{Exchange, GroupHandle};
+use crate::traces::{Commit, Patch};
 use crate::xds::{Moment, TypeUrl};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
@@ -135,6 +136,18 @@ impl Collector for Gauges {
         let ages = types.iter().filter_map(|(name, total)| Some((Some(*name), total.oldest?.as_secs_f64())));
         let help = "Since the upstream last confirmed it, of the group with members that waits longest";
         gauge(&mut encoder, "snapshot_age", help, Some(&Unit::Seconds), ages)
+    }
+}
+
+impl GroupHandle {
+    /// Begins the trace of a patch, where they are asked for: before anybody is woken,
+    /// who would tell more of it.
+    pub(super) fn trace(&self, type_url: &TypeUrl, received: Moment, commit: Commit) {
+        let patches = self.exchange.patches.get().filter(|_| commit.changed > 0 && !self.key().is_private());
+        if let Some(patches) = patches {
+            let patch = Patch { group: self.key().text().clone(), type_url: type_url.clone(), received };
+            patches.committed(patch, commit);
+        }
     }
 }
 

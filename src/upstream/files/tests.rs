@@ -2,8 +2,10 @@ use super::*;
 use crate::content::{Reach, Served, Store};
 use crate::exchange::Member;
 use crate::session::Want;
+use crate::traces::{Patch, Patches, Written};
 use crate::xds::{Timing, TypeUrl};
 use bytes::Bytes;
+use opentelemetry_sdk::trace::{InMemorySpanExporter, SdkTracerProvider};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use tempfile::TempDir;
 
@@ -141,6 +143,27 @@ async fn one_change_is_one_snapshot_of_all_types() {
         .await;
         let served = member.served();
         assert_eq!(is_present(&served, "eds", &format!("c{n}")), Some(true), "{:?}", served.of(&of("eds")));
+    }
+}
+
+/// A trace of a patch knows whoever wrote it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_is_traced() {
+    let bench = Bench::new(&generation(1));
+    let provider = SdkTracerProvider::builder().with_simple_exporter(InMemorySpanExporter::default());
+    let (patches, clock) = (Patches::new(provider.build(), Clock::system()), Clock::system());
+    bench.exchange.trace(patches.clone());
+    let member = bench.join("n;node");
+    bench.want(&member, "cds", true, &[]);
+    for n in 1..3 {
+        bench.write(&generation(n));
+        until("the cluster", || is_present(&member.served(), "cds", &format!("c{n}")) == Some(true)).await;
+        for short in ["cds", "eds"] {
+            let received = member.served().of(&of(short)).unwrap().received;
+            let patch = Patch { group: "n;node".into(), type_url: of(short), received };
+            let written = Written { at: clock.now(), bytes: 1, prepared: (clock.now(), clock.now()) };
+            assert!(patches.written(&patch, written).is_some(), "{short} {n}");
+        }
     }
 }
 
