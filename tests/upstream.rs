@@ -352,9 +352,12 @@ async fn who_finds_the_better_address_full_stays_where_it_is() {
     .await;
     for _ in 0..100 {
         clock.advance(10 * MS);
-        tokio::time::sleep(2 * MS).await;
+        tokio::task::yield_now().await;
     }
-    assert!(other.try_stream().is_none() && better.try_stream().is_none());
+    // What comes next is another's.
+    let _third = relay.member("n3");
+    let mut next = eventually_streams(&clock, &mut other, 1).await.remove(0);
+    assert!(next.asked().await.contains("n3") && better.try_stream().is_none());
     assert_eq!(moved.iter_mut().map(Play::has_ended).filter(|ended| !ended).count(), 1);
 }
 
@@ -491,8 +494,10 @@ async fn a_goaway_moves_the_stream_before_it_breaks() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_refusal_is_not_asked_for_again_soon() {
-    let (mut server, relay, _member) = scene().await;
-    let mut play = server.stream().await;
+    let (mut server, clock) = (Server::start(Setup::default()).await, Clock::manual());
+    let relay = Relay::start_by(clock.clone(), &config(&[&server]), settings());
+    let _member = relay.member("n1");
+    let mut play = eventually_streams(&clock, &mut server, 1).await.remove(0);
     play.asked().await;
     play.fail(tonic::Status::permission_denied("not you"));
     eventually("the reason is shown", || {
@@ -500,9 +505,16 @@ async fn a_refusal_is_not_asked_for_again_soon() {
         if seen.contains("PERMISSION_DENIED: not you") { Ok(()) } else { Err(seen) }
     })
     .await;
-    // Every other wait of this test's settings is a tenth of this.
-    tokio::time::sleep(Duration::from_secs(1)).await;
-    assert!(server.try_stream().is_none());
+    // Every other wait of this test's settings is far shorter.
+    let (refused, step) = (settings().waits.refused, Duration::from_secs(25));
+    clock.advance(step);
+    let other = relay.member("n2");
+    let mut next = eventually_streams(&clock, &mut server, 1).await.remove(0);
+    assert!(next.asked().await.contains("n2"), "who was refused waits");
+    drop(other);
+    clock.advance(refused);
+    let mut again = eventually_streams(&clock, &mut server, 1).await.remove(0);
+    assert!(again.asked().await.contains("n1"), "and then tries again");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -557,22 +569,36 @@ async fn that_no_second_connection_can_be_had_does_not_delay_the_first() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stream_that_never_says_anything_is_replaced() {
-    let (mut server, _relay, member) = scene_of(Setup::default(), |_, settings| settings.waits.mute = 200 * MS).await;
-    let mut mute = server.stream().await;
-    let mut play = server.stream().await;
-    mute.ended().await;
+    let (mut server, clock) = (Server::start(Setup::default()).await, Clock::manual());
+    let mute = 200 * MS;
+    let settings = Settings { waits: Waits { mute, ..settings().waits }, ..settings() };
+    let relay = Relay::start_by(clock.clone(), &config(&[&server]), settings);
+    let member = relay.member("n1");
+    let mut silent = eventually_streams(&clock, &mut server, 1).await.remove(0);
+    let mut play = eventually_streams(&clock, &mut server, 1).await.remove(0);
+    silent.ended().await;
     play.asked().await;
     play.send(Response::new("cds").resource("a", "1").nonce("1"));
     serves(&member, "cds", &["a=1"]).await;
-    // One that has answered is left alone.
-    tokio::time::sleep(500 * MS).await;
-    assert!(server.try_stream().is_none() && !play.has_ended());
+    // One that has answered is left alone: what comes next is another's.
+    for _ in 0..10 {
+        clock.advance(mute / 2);
+        tokio::task::yield_now().await;
+    }
+    let _other = relay.member("n2");
+    let mut next = eventually_streams(&clock, &mut server, 1).await.remove(0);
+    assert!(next.asked().await.contains("n2") && !play.has_ended());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn too_large_a_response_names_the_limit_and_makes_no_loop() {
-    let (mut server, relay, member) = scene_of(Setup::default(), |config, _| config.message_bytes = 1000).await;
-    let mut play = told(&mut server).await;
+    let (mut server, clock) = (Server::start(Setup::default()).await, Clock::manual());
+    let config = Config { message_bytes: 1000, ..config(&[&server]) };
+    let relay = Relay::start_by(clock.clone(), &config, settings());
+    let member = relay.member("n1");
+    let mut play = eventually_streams(&clock, &mut server, 1).await.remove(0);
+    play.asked().await;
+    play.say(Response::new("cds").resource("a", "1").nonce("1")).await;
     play.send(Response::new("cds").resource("a", &"x".repeat(2000)).nonce("2"));
     play.ended().await;
     eventually("the limit is named", || {
@@ -585,8 +611,10 @@ async fn too_large_a_response_names_the_limit_and_makes_no_loop() {
     })
     .await;
     assert_eq!(shown(&member.served(), "cds"), ["a=1"]);
-    tokio::time::sleep(500 * MS).await;
-    assert!(server.try_stream().is_none());
+    clock.advance(Duration::from_secs(25));
+    let _other = relay.member("n2");
+    let mut next = eventually_streams(&clock, &mut server, 1).await.remove(0);
+    assert!(next.asked().await.contains("n2"), "the one that failed waits");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

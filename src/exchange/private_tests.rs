@@ -124,7 +124,9 @@ fn what_is_never_answered_is_given_up() {
     bench.state.pass(bench.now, ONE, pass);
     bench.seconds(29);
     assert_eq!((bench.state.passes().len(), bench.state.take_passed().len()), (1, 0));
+    bench.woken();
     bench.seconds(2);
+    assert_eq!(bench.woken(), [1], "its stream is told");
     let answers = bench.state.take_passed();
     assert_eq!((bench.state.passes().len(), answers.len()), (0, 1));
     assert!(answers[0].resources.is_empty());
@@ -177,4 +179,35 @@ async fn a_private_group_is_found_by_nobody_and_goes_with_its_stream() {
     assert!(next.now_or_never().flatten().is_some(), "the place is free");
     let names = |group: &super::GroupHandle| format!("{group:?} {:?}", group.report());
     assert!(!names(two.group()).contains("node") && kind("sds").short() == "sds");
+}
+
+/// The clock of the exchange looks after private groups too.
+#[tokio::test]
+async fn a_stream_is_woken_when_what_it_passed_is_given_up() {
+    let clock = Clock::manual();
+    let exchange = Exchange::new(Store::new(), Timing::default(), clock.clone());
+    tokio::spawn(exchange.clone().run());
+    let woken = Arc::new(tokio::sync::Notify::new());
+    let tell = woken.clone();
+    let (of, place) = (GroupKey::new("shop;x"), exchange.try_place("x").expect("a place"));
+    let node = Bytes::from_static(b"node");
+    let member = exchange.join_private(&of, place, node.into(), None, Arc::new(move || tell.notify_one()));
+    member.group().stream_opened("10.0.0.1:15010".into());
+    member.pass(Pass { number: 1, type_url: TypeUrl::new("istio.io/debug"), names: Vec::new(), error: None });
+    let given_up = async {
+        loop {
+            clock.advance(std::time::Duration::from_secs(1));
+            tokio::task::yield_now().await;
+            // Only who is woken looks.
+            if woken.notified().now_or_never().is_some() {
+                let answers = member.take_passed();
+                if !answers.is_empty() {
+                    return answers;
+                }
+            }
+        }
+    };
+    let answers = tokio::time::timeout(std::time::Duration::from_secs(20), given_up).await.expect("an answer");
+    assert_eq!((answers.len(), answers[0].number, answers[0].resources.len()), (1, 1, 0));
+    assert!(clock.now() >= crate::xds::Moment::from_start(std::time::Duration::from_secs(30)), "not before its time");
 }

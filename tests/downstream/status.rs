@@ -140,3 +140,36 @@ async fn a_stream_of_questions_is_answered_until_one_cannot_be() {
     assert_eq!(error.code(), tonic::Code::InvalidArgument, "{error}");
     assert!(error.message().contains("no pattern that is known here"), "{error}");
 }
+
+/// They go as streams of sidecars do: before the window is over, and by a status.
+#[tokio::test]
+async fn a_drain_ends_watches_and_streams_of_questions() {
+    let clock = Clock::manual();
+    let stack = Stack::with(settings(), Rules::default(), clock.clone());
+    let mut health = tonic_health::pb::health_client::HealthClient::new(stack.channel().await);
+    let mut watch = health.watch(tonic_health::pb::HealthCheckRequest::default()).await.unwrap().into_inner();
+    assert!(soon("a health", watch.message()).await.unwrap().is_some());
+    let (asks, questions) = tokio::sync::mpsc::channel(1);
+    asks.send(of("n1")).await.unwrap();
+    let mut client = ClientStatusDiscoveryServiceClient::new(stack.channel().await);
+    let questions = tokio_stream::wrappers::ReceiverStream::new(questions);
+    let mut answers = client.stream_client_status(questions).await.unwrap().into_inner();
+    assert!(soon("an answer", answers.message()).await.unwrap().is_some());
+
+    let window = Duration::from_secs(100);
+    let (downstream, begun) = (stack.downstream.clone(), clock.now());
+    let drained = tokio::spawn(async move { downstream.drain(window).await });
+    let ended = tokio::spawn(async move {
+        while watch.message().await.unwrap().is_some() {}
+        answers.message().await.unwrap()
+    });
+    eventually("both have ended", || {
+        clock.advance(Duration::from_secs(1));
+        ended.is_finished()
+    })
+    .await;
+    assert_eq!(ended.await.unwrap(), None, "by OK");
+    drop((asks, health, client));
+    soon("the drain ends", drained).await.unwrap();
+    assert!(clock.now() < begun + window, "before its window");
+}
