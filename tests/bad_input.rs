@@ -55,6 +55,10 @@ struct Files {
     two: String,
     broken: String,
     rule: String,
+    binary: String,
+    /// Sets of keys.
+    private: String,
+    shared: String,
 }
 
 /// What a file holds that must stay as it is.
@@ -84,6 +88,12 @@ impl Files {
             typed: config("typed.yaml", "limits:\n  streams: many\n"),
             two: config("two.yaml", "limits: {streams: many}\nlog: {level: loud=very}\n"),
             broken: config("broken.yaml", "limits: {streams: 5\n"),
+            binary: {
+                std::fs::write(dir.join("binary.yaml"), [0xff, 0xfe, 0]).unwrap();
+                name(&dir.join("binary.yaml"))
+            },
+            private: config("private.json", r#"{"keys": [{"kty": "EC", "crv": "P-256", "d": "AA"}]}"#),
+            shared: config("shared.json", r#"{"keys": [{"kty": "oct", "k": "AA"}]}"#),
             rule: config("rule.yaml", "downstream:\n  authorize:\n    - identity: a\n    - identity: \"{a}{b}\"\n"),
         }
     }
@@ -94,9 +104,10 @@ fn jwt(jwks: &str) -> Vec<(&str, &str)> {
     vec![("--jwt-jwks", jwks), ("--jwt-issuer", "https://issuer.test"), ("--jwt-audience", "outpost")]
 }
 
-/// The flags of a row.
-fn flags(input: &str, files: &Files, taken: &str) -> Vec<String> {
-    let Files { cert, key, other_key, text, unix, unknown, duplicate, typed, two, broken, rule } = files;
+/// The flags of a row, and what it gives in the environment.
+fn flags(input: &str, files: &Files, taken: &str) -> (Vec<String>, Vec<(String, String)>) {
+    let Files { cert, key, other_key, text, unix, unknown, duplicate, typed, two, broken, rule, .. } = files;
+    let Files { binary, private, shared, .. } = files;
     let flags: Vec<(&str, &str)> = match input {
         "no control plane" => vec![("--upstream", "")],
         "unknown flag" => vec![("--nothing", "1")],
@@ -142,12 +153,36 @@ fn flags(input: &str, files: &Files, taken: &str) -> Vec<String> {
         "config with a duplicate key" => vec![("--config", duplicate)],
         "config with a wrong type" => vec![("--config", typed)],
         "config with two errors" => vec![("--config", two)],
+        "config that is not text" => vec![("--config", binary)],
+        "config that is a directory" => vec![("--config", "/")],
+        "a variable that is no number" => vec![("OUTPOST_MAX_NAMES", "x")],
+        "a flag that is no number" => vec![("--max-names", "0")],
+        "a flag that is no size" => vec![("--max-pending-bytes", "5XB")],
+        "a flag that is no time" => vec![("--drain", "long")],
+        "a flag that is no choice" => vec![("--secrets", "nobody")],
+        "no address to listen at" => vec![("--listen", "18000")],
+        "no address of a control plane" => vec![("--upstream", "istiod")],
+        "metadata without a value" => vec![("--upstream-metadata", "ClusterID")],
+        "a level that is none" => vec![("--log-level", "loud=very")],
+        "a rule of groups that is none" => vec![("--group", "{nothing}")],
+        "a JWKS with a private key" => jwt(private),
+        "a JWKS without a usable key" => jwt(shared),
+        "a JWKS from whom nobody trusts" => {
+            [jwt("https://issuer.test/keys"), vec![("--jwt-ca", "/nonexistent")]].concat()
+        }
+        "traces to no address" => vec![("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4317")],
+        "traces by another exporter" => vec![("OTEL_TRACES_EXPORTER", "zipkin")],
+        "traces by another protocol" => {
+            vec![("OTEL_TRACES_EXPORTER", "otlp"), ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json")]
+        }
         other => panic!("bad_input.txt has a row that is not tried: {other}"),
     };
     let given = |flag: &str| flags.iter().any(|(given, _)| *given == flag);
     let base = [("--listen", "127.0.0.1:0"), ("--admin", "127.0.0.1:0"), ("--upstream", "127.0.0.1:1")];
     let base = base.into_iter().filter(|(flag, _)| !given(flag));
-    base.chain(flags.iter().copied()).map(|(flag, value)| format!("{flag}={value}")).collect()
+    let (flags, variables): (Vec<_>, Vec<_>) = flags.iter().copied().partition(|(name, _)| name.starts_with("--"));
+    let variables = variables.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+    (base.chain(flags).map(|(flag, value)| format!("{flag}={value}")).collect(), variables)
 }
 
 #[test]
@@ -161,7 +196,8 @@ fn what_cannot_be_started_says_why_and_what_to_do() {
     for row in rows {
         let [input, code, pattern] = row[..] else { unreachable!("three columns") };
         let mut command = Command::new(env!("CARGO_BIN_EXE_outpost"));
-        let output = command.arg("serve").args(flags(input, &files, &taken)).output().unwrap();
+        let (flags, variables) = flags(input, &files, &taken);
+        let output = command.arg("serve").args(flags).envs(variables).output().unwrap();
         let said = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), code.parse().ok(), "{input}: {said}");
         assert!(said.contains(pattern), "{input}: {said}");
@@ -357,6 +393,19 @@ fn content(input: &str) -> Vec<u8> {
             let secret = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret";
             format!("\"@type\": {secret}\nname: s\ngeneric_secret: {{ secret: {{ inline_bytes: \"{HIDDEN} %\" }} }}")
         }
+        "a number that is too large" => cluster("name: a\nper_connection_buffer_limit_bytes: 5000000000"),
+        "a list in the place of one" => cluster("name: [a]"),
+        "a type by its last name" => "\"@type\": Cluster\nname: a".into(),
+        "a type without its prefix" => "\"@type\": envoy.config.cluster.v3.Cluster\nname: a".into(),
+        "a type that has no name" => "\"@type\": type.googleapis.com/envoy.config.core.v3.Address".into(),
+        "nothing in a wrapper" => "\"@type\": type.googleapis.com/envoy.service.discovery.v3.Resource\nname: a".into(),
+        "a key beside resources" => "resources: []\nmore: 1".into(),
+        "resources that are no list" => "resources: 5".into(),
+        "a merge key" => cluster("<<: {name: a}"),
+        "JSON that is cut off" => "{\"@type\": \"type.googleapis.com/envoy.config.cluster.v3.Cluster\",".into(),
+        // What is wrong is no text.
+        "a link to nothing" | "a directory that names no group" | "a directory in that of a group" => String::new(),
+        "the same name twice in a group" => cluster("name: a"),
         "nothing at all" => String::new(),
         other => panic!("bad_input.txt has a row that is not tried: {other}"),
     };
@@ -377,8 +426,18 @@ fn files_that_are_wrong_are_told_with_place_and_field() {
         if !content.is_empty() {
             std::fs::write(dir.path().join("a.yaml"), &content).unwrap();
         }
-        if input == "the same name in two files" {
-            std::fs::write(dir.path().join("b.yaml"), &content).unwrap();
+        let at = |name: &str| dir.path().join(name);
+        match input {
+            "the same name in two files" => std::fs::write(at("b.yaml"), &content).unwrap(),
+            "a link to nothing" => std::os::unix::fs::symlink("nowhere", at("a.yaml")).unwrap(),
+            "a directory that names no group" => std::fs::create_dir(at("%zz")).unwrap(),
+            "a directory in that of a group" => std::fs::create_dir_all(at("g/h")).unwrap(),
+            "the same name twice in a group" => {
+                std::fs::create_dir(at("g")).unwrap();
+                std::fs::rename(at("a.yaml"), at("g/a.yaml")).unwrap();
+                std::fs::write(at("g/A.yaml"), &content).unwrap();
+            }
+            _ => {}
         }
         let mut command = Command::new(env!("CARGO_BIN_EXE_outpost"));
         let output = command.args(["config", "validate", "--files"]).arg(dir.path()).output().unwrap();
