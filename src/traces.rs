@@ -18,8 +18,10 @@ use crate::xds::{Moment, TypeUrl};
 use opentelemetry::trace::{Span as _, SpanBuilder, TraceContextExt, Tracer, TracerProvider};
 use opentelemetry::{Context, KeyValue};
 use opentelemetry_sdk::Resource;
-use opentelemetry_sdk::trace::{SdkTracer, SdkTracerProvider, Span};
+use opentelemetry_sdk::error::OTelSdkResult;
+use opentelemetry_sdk::trace::{SdkTracer, SdkTracerProvider, Span, SpanData, SpanExporter};
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -75,6 +77,39 @@ pub struct Patches {
     active: Mutex<HashMap<Patch, Active>>,
 }
 
+/// Says it when spans cannot be sent, and when they can again; the library is silent.
+#[derive(Debug)]
+struct Telling<E> {
+    exporter: E,
+    failing: AtomicBool,
+}
+
+impl<E: SpanExporter> SpanExporter for Telling<E> {
+    async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
+        let sent = self.exporter.export(batch).await;
+        match (&sent, self.failing.swap(sent.is_err(), Ordering::Relaxed)) {
+            (Err(error), false) => {
+                tracing::warn!(error = ?error.to_string(), "traces cannot be sent; they are lost until they can")
+            }
+            (Ok(()), true) => tracing::info!("traces are sent again"),
+            _ => {}
+        }
+        sent
+    }
+
+    fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
+        self.exporter.shutdown_with_timeout(timeout)
+    }
+
+    fn force_flush(&self) -> OTelSdkResult {
+        self.exporter.force_flush()
+    }
+
+    fn set_resource(&mut self, resource: &Resource) {
+        self.exporter.set_resource(resource);
+    }
+}
+
 #[derive(Debug)]
 struct Active {
     span: Span,
@@ -101,6 +136,7 @@ impl Patches {
         let exporter = opentelemetry_otlp::SpanExporter::builder().with_tonic().build()?;
         let resource = Resource::builder();
         let resource = if named { resource } else { resource.with_service_name("outpost") };
+        let exporter = Telling { exporter, failing: AtomicBool::new(false) };
         let provider = SdkTracerProvider::builder().with_batch_exporter(exporter).with_resource(resource.build());
         Ok(Self::new(provider.build(), clock))
     }
@@ -263,7 +299,7 @@ fn int(count: impl TryInto<i64>) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use opentelemetry_sdk::trace::{InMemorySpanExporter, SpanData};
+    use opentelemetry_sdk::trace::InMemorySpanExporter;
 
     const MS: Duration = Duration::from_millis(1);
 

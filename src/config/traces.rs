@@ -40,6 +40,11 @@ impl Traces {
         if !asked {
             return Ok(None);
         }
+        let named = endpoints.iter().find_map(|name| Some((*name, env(name)?)));
+        if let Some((variable, value)) = named.filter(|(_, value)| !is_endpoint(value)) {
+            let what = "this is no address of a collector; write http://HOST:4317, or https";
+            return Err(TracesError { variable, value, what });
+        }
         for variable in ["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"] {
             match env(variable) {
                 Some(value) if value == "grpc" => break,
@@ -51,6 +56,11 @@ impl Traces {
         }
         Ok(Some(Self { named: env("OTEL_SERVICE_NAME").is_some() }))
     }
+}
+
+fn is_endpoint(text: &str) -> bool {
+    let is_web = |uri: &http::Uri| matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some();
+    text.parse().is_ok_and(|uri| is_web(&uri))
 }
 
 #[cfg(test)]
@@ -83,6 +93,10 @@ mod tests {
         assert_eq!(told, "OTEL_TRACES_EXPORTER \"zipkin\": traces are sent by otlp, or by none");
         let told = of(&[endpoint, ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf")]).unwrap_err();
         assert!(told.starts_with("OTEL_EXPORTER_OTLP_PROTOCOL \"http/protobuf\": OTLP is spoken over grpc"), "{told}");
+        for bad in ["collector:4317", "ftp://collector", "http://", "a b"] {
+            let told = of(&[("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", bad), endpoint]).unwrap_err();
+            assert!(told.contains(&format!("_TRACES_ENDPOINT {bad:?}: this is no address of a collector")), "{told}");
+        }
         let own = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "grpc");
         assert!(of(&[endpoint, own, ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json")]).is_ok(), "its own variable wins");
     }
