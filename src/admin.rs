@@ -9,6 +9,7 @@
 //! | `GET /groups` | what is held and wanted, as JSON |
 //! | `GET /upstreams` | addresses of the control plane, as JSON |
 //! | `GET /configuration` | how the last reading of the configuration went, as JSON |
+//! | `GET /notices` | what wants a hand: certificate, keys of tokens, credentials; as JSON |
 //! | `GET /explain?node=&type=&name=` | why a node has a resource or not, as JSON |
 //! | `GET /config_dump?…` | what is held with its content, as Envoy shows it (see [`dump`]) |
 //! | `GET /resources?…` | the same without content, as JSON |
@@ -38,7 +39,7 @@ use axum::routing::{MethodRouter, get};
 use futures_util::future::BoxFuture;
 use prometheus_client::registry::Registry;
 use ready::{Certificate, Facts};
-use report::{Client, Configuration, Explanation, Group, List, Upstream};
+use report::{Client, Configuration, Explanation, Group, List, Notice, Upstream};
 use serde::Deserialize;
 use std::io;
 use std::net::SocketAddr;
@@ -55,6 +56,8 @@ pub struct Sources {
     pub facts: Box<dyn Fn() -> Facts + Send + Sync>,
     /// What sidecars are shown, where there is TLS.
     pub certificate: Box<dyn Fn() -> Option<Certificate> + Send + Sync>,
+    /// What wants a hand.
+    pub notices: Box<dyn Fn() -> Vec<Notice> + Send + Sync>,
     /// Why what the files say now is not served, where they are the upstream.
     pub files: Box<dyn Fn() -> Option<String> + Send + Sync>,
     /// All streams, or those of one node id.
@@ -118,6 +121,7 @@ fn routes() -> Vec<(&'static str, MethodRouter<Arc<Sources>>)> {
         ("/upstreams", get(upstreams)),
         ("/explain", get(explain)),
         ("/configuration", get(configuration)),
+        ("/notices", get(notices)),
         ("/config_dump", get(config_dump)),
         ("/resources", get(resources)),
         ("/logging", get(logging::show).post(logging::set)),
@@ -143,7 +147,7 @@ pub async fn serve(listener: TcpListener, sources: Sources, stop: impl Future<Ou
 type Shared = State<Arc<Sources>>;
 
 async fn index() -> &'static str {
-    "outpost: /livez /readyz?verbose /metrics /clients /groups /upstreams /configuration /resources /config_dump \
+    "outpost: /livez /readyz?verbose /metrics /clients /groups /upstreams /configuration /notices /resources /config_dump \
      /explain?node=&type=&name= \
      /logging\n"
 }
@@ -154,9 +158,14 @@ async fn readyz(State(sources): Shared, Query(query): Query<Verbose>) -> (Status
     if query.verbose.is_none() {
         return (status, format!("{}\n", facts.verdict()));
     }
-    let certificate = (sources.certificate)().map(|certificate| certificate.explain());
+    let certificate = (sources.certificate)().filter(Certificate::is_good);
+    let mut text =
+        certificate.map(|certificate| format!("[+]certificate {}\n", certificate.text())).unwrap_or_default();
+    for notice in (sources.notices)() {
+        text.push_str(&format!("[!]{} {}\n", notice.about, notice.text));
+    }
     let files = (sources.files)().map(|problem| format!("[!]files are not valid: {problem}\n"));
-    (status, certificate.unwrap_or_default() + &files.unwrap_or_default() + &facts.explain())
+    (status, text + &files.unwrap_or_default() + &facts.explain())
 }
 
 #[derive(Deserialize)]
@@ -190,6 +199,10 @@ async fn upstreams(State(sources): Shared) -> Response {
 
 async fn configuration(State(sources): Shared) -> Response {
     within((sources.configuration)(()), "Configurations").await
+}
+
+async fn notices(State(sources): Shared) -> Response {
+    within(Box::pin(std::future::ready((sources.notices)())), "Notices").await
 }
 
 #[derive(Deserialize)]

@@ -179,6 +179,7 @@ fn sources(
         registry,
         facts: Box::new(facts),
         certificate: reports::certificate(downstream.clone()),
+        notices: reports::notices(downstream.clone(), exchange.clone()),
         files: reports::files(upstream.clone()),
         clients: reports::clients(downstream.clone(), clock.clone()),
         groups: reports::groups(exchange.clone(), clock.clone()),

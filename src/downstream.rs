@@ -37,7 +37,7 @@ use crate::group;
 use crate::quiet::Quiet;
 use crate::traces::Patches;
 use crate::transport::frame::Budget;
-use crate::transport::jwks::Jwks;
+use crate::transport::jwks::{self, Jwks};
 use crate::transport::server::{self, BindError, Bound, Call, Handler, Listen, Server};
 use crate::transport::tls::{self, ServerTls};
 use crate::xds::{Status, TypeUrl, code};
@@ -151,6 +151,11 @@ impl Downstream {
     /// How the certificate is that sidecars are shown; `None` without TLS.
     pub fn certificate(&self) -> Option<tls::Seen> {
         self.tls.as_ref().map(|tls| tls.look())
+    }
+
+    /// How the keys of tokens are; `None` where tokens are not looked at.
+    pub fn keys(&self) -> Option<jwks::Seen> {
+        self.jwks.as_ref().map(|jwks| jwks.look())
     }
 
     /// Reads the keys of tokens anew, or fetches them. Runs until it is dropped.

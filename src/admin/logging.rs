@@ -49,8 +49,12 @@ pub(super) async fn set(
         Ok(wanted) => wanted,
         Err(text) => return (StatusCode::BAD_REQUEST, text + "\n").into_response(),
     };
-    tracing::warn!(%peer, change = ?wanted, "an operator changes log levels");
-    change(&state, wanted)
+    let asked = format!("{wanted:?}");
+    let answer = change(&state, wanted);
+    if answer.status().is_success() {
+        tracing::warn!(%peer, change = asked, "an operator changes log levels");
+    }
+    answer
 }
 
 fn wanted(asked: Asked) -> Result<Change, String> {

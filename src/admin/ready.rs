@@ -16,16 +16,20 @@ impl Certificate {
     /// Below this it is time that somebody looks.
     const SOON: Duration = Duration::from_secs(3600);
 
-    /// One line for people.
-    pub fn explain(&self) -> String {
-        let good = self.problem.is_none() && self.left.is_none_or(|left| left > Self::SOON);
+    /// Nobody has to look.
+    pub fn is_good(&self) -> bool {
+        self.problem.is_none() && self.left.is_none_or(|left| left > Self::SOON)
+    }
+
+    /// What follows the word certificate.
+    pub fn text(&self) -> String {
         let left = match self.left {
             Some(Duration::ZERO) => "has ended".to_owned(),
             Some(left) => format!("ends in {:.1} h", left.as_secs_f64() / 3600.0),
             None => "does not say when it ends".to_owned(),
         };
         let problem = self.problem.as_deref().map(|problem| format!("; its newest files are not in use: {problem}"));
-        format!("{}certificate {left}{}\n", if good { "[+]" } else { "[!]" }, problem.unwrap_or_default())
+        left + &problem.unwrap_or_default()
     }
 }
 
@@ -103,7 +107,9 @@ mod tests {
             (bad, hours(24), "[!]certificate ends in 24.0 h; its newest files are not in use: no PEM\n"),
         ];
         for (problem, left, want) in table {
-            assert_eq!(Certificate { problem, left }.explain(), want);
+            let certificate = Certificate { problem, left };
+            let mark = if certificate.is_good() { "[+]" } else { "[!]" };
+            assert_eq!(format!("{mark}certificate {}\n", certificate.text()), want);
         }
     }
 

@@ -77,6 +77,15 @@ pub struct Configuration {
     pub needs_restart: Vec<String>,
 }
 
+/// Something of the process as a whole that wants a hand. What is served goes on.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Notice {
+    /// `certificate`, `keys` or `credentials`.
+    pub about: String,
+    pub text: String,
+}
+
 /// One stream of one sidecar.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -250,7 +259,7 @@ pub struct Upstream {
     pub streams: usize,
     /// `delta` or `sotw`, once it is known.
     pub variant: Option<String>,
-    /// How long it has been connected, or not.
+    /// How long it has been connected; else since it was last tried or lost.
     pub seconds: Option<Seconds>,
     pub last_error: Option<String>,
     /// Since the last response of any stream.

@@ -24,6 +24,10 @@ fn sources(facts: Facts) -> Sources {
         registry: Registry::default(),
         facts: Box::new(move || facts),
         certificate: Box::new(|| Some(Certificate { problem: Some("no PEM".into()), left: None })),
+        notices: Box::new(|| {
+            let of = |about: &str, text: &str| report::Notice { about: about.into(), text: text.into() };
+            vec![of("certificate", "has ended; its newest files are not in use: no PEM"), of("keys", "are old")]
+        }),
         files: Box::new(|| None),
         clients: Box::new(|node| {
             Box::pin(async move { Vec::from_iter(node.is_none_or(|node| node == "n1").then(client)) })
@@ -124,7 +128,13 @@ async fn not_ready_says_why() {
     let (status, text) = server.get("/readyz?verbose").await;
     assert_eq!(status, 503);
     assert!(text.contains("[+]listening ok\n") && text.contains("[-]upstream not connected\n"), "{text}");
-    assert!(text.contains("its newest files are not in use: no PEM\n"), "{text}");
+    assert!(
+        text.contains("[!]certificate has ended; its newest files are not in use: no PEM\n[!]keys are old\n"),
+        "{text}"
+    );
+    assert!(!text.contains("[+]certificate"), "{text}");
+    let list: List<Notice> = serde_json::from_str(&server.get("/notices").await.1).unwrap();
+    assert_eq!((list.kind.as_str(), list.items.len(), list.items[1].about.as_str()), ("Notices", 2, "keys"));
 }
 
 #[tokio::test]
@@ -216,7 +226,7 @@ async fn a_dump_of_100_000_resources_keeps_nobody_waiting() {
         loop {
             let live = tokio::time::timeout(Duration::from_secs(5), server.get("/livez")).await;
             assert_eq!(live.expect("an answer in time").0, 200);
-            tokio::time::sleep(Duration::from_millis(5)).await;
+            tokio::task::yield_now().await;
         }
     };
     let text = tokio::select! {

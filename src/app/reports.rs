@@ -5,7 +5,7 @@ use crate::admin::dump::{Held, Of, Query, Section, Sections};
 use crate::admin::glob;
 use crate::admin::logging::Change;
 use crate::admin::ready::Certificate;
-use crate::admin::report::{self, Client, Configuration, Directory, Explanation, Group, Upstream as Address};
+use crate::admin::report::{self, Client, Configuration, Directory, Explanation, Group, Notice, Upstream as Address};
 use crate::admin::{Question, Source, convert};
 use crate::clock::Clock;
 use crate::content::Entry;
@@ -13,6 +13,7 @@ use crate::downstream::{Downstream, clients};
 use crate::exchange::{Exchange, GroupHandle};
 use crate::logs::Levels;
 use crate::session::server::{Listed, Listing};
+use crate::transport::jwks::Seen;
 use crate::upstream::{EndpointReport, FilesReport, Source as Origin};
 use crate::xds::{Moment, TypeUrl, Variant};
 use std::sync::Arc;
@@ -45,6 +46,43 @@ pub(super) fn certificate(downstream: Arc<Downstream>) -> Box<dyn Fn() -> Option
         let left = seen.expires.map(|at| at.duration_since(SystemTime::now()).unwrap_or_default());
         Some(Certificate { problem: seen.problem, left })
     })
+}
+
+/// What wants a hand, of the process as a whole.
+pub(super) fn notices(
+    downstream: Arc<Downstream>,
+    exchange: Arc<Exchange>,
+) -> Box<dyn Fn() -> Vec<Notice> + Send + Sync> {
+    let certificate = certificate(downstream.clone());
+    Box::new(move || {
+        let stale = exchange.auth_stale();
+        let found = [
+            ("certificate", certificate().filter(|seen| !seen.is_good()).map(|seen| seen.text())),
+            ("keys", downstream.keys().and_then(|seen| keys(&seen))),
+            ("credentials", (stale > 0).then(|| credentials(stale))),
+        ];
+        let notice = |(about, text): (&str, Option<String>)| Some(Notice { about: about.into(), text: text? });
+        found.into_iter().filter_map(notice).collect()
+    })
+}
+
+/// Of tokens.
+fn keys(seen: &Seen) -> Option<String> {
+    match (seen.keys, &seen.problem) {
+        (0, None) => Some("of tokens could not be had yet: who shows a token is told UNAVAILABLE".into()),
+        (0, Some(problem)) => {
+            Some(format!("of tokens could not be had yet: who shows a token is told UNAVAILABLE: {problem}"))
+        }
+        (_, None) => None,
+        (held, Some(problem)) => {
+            Some(format!("of tokens, the newest, are not in use ({held} older ones are): {problem}"))
+        }
+    }
+}
+
+fn credentials(stale: usize) -> String {
+    let groups = if stale == 1 { "1 group".to_owned() } else { format!("{stale} groups") };
+    format!("of members are no good any more in {groups}: what is held is served, and nothing new can come there")
 }
 
 pub(super) fn groups(exchange: Arc<Exchange>, clock: Clock) -> Source<(), Vec<Group>> {

@@ -5,7 +5,7 @@ use super::output::{Filter, Format, View, column, wide};
 use super::text::{age, clean, count};
 use super::watch::{Shown, Watch};
 use super::{Asking, Failure, Outcome, fetch};
-use crate::admin::report::{Client, ClientType, Configuration, Sync, Upstream};
+use crate::admin::report::{Client, ClientType, Configuration, Notice, Sync, Upstream};
 use clap::Args;
 use std::cmp::Reverse;
 
@@ -70,8 +70,9 @@ async fn look(status: &Status) -> Result<Shown, Failure> {
         Format::Table | Format::Wide => {
             let upstreams: Vec<Upstream> = fetch::list(admin, "/upstreams").await?;
             let configuration: Vec<Configuration> = fetch::list(admin, "/configuration").await?;
-            let text = render(&clients, &upstreams, &configuration, format == Format::Wide);
-            (text, serde_json::json!([clients, upstreams, configuration]))
+            let notices: Vec<Notice> = fetch::list(admin, "/notices").await?;
+            let text = render(&clients, &upstreams, &configuration, &notices, format == Format::Wide);
+            (text, serde_json::json!([clients, upstreams, configuration, notices]))
         }
         format => {
             let mark = serde_json::json!([clients]);
@@ -81,10 +82,17 @@ async fn look(status: &Status) -> Result<Shown, Failure> {
     Ok(Shown::new(text, outcome, &mark))
 }
 
-fn render(clients: &[Client], upstreams: &[Upstream], configuration: &[Configuration], wide: bool) -> String {
+fn render(
+    clients: &[Client],
+    upstreams: &[Upstream],
+    configuration: &[Configuration],
+    notices: &[Notice],
+    wide: bool,
+) -> String {
     let mut text = summary(clients);
     text.push_str(&reach(upstreams));
     text.extend(configuration.iter().map(reading));
+    text.extend(notices.iter().map(|notice| format!("error: {} {}\n", notice.about, clean(&notice.text))));
     let unmatched = clients.iter().filter(|client| client.unmatched.is_some()).count();
     if unmatched > 0 {
         let nodes = count(unmatched, "stream");
@@ -116,7 +124,6 @@ fn summary(clients: &[Client]) -> String {
 fn reach(upstreams: &[Upstream]) -> String {
     let mut text = String::new();
     for upstream in upstreams {
-        let since = upstream.seconds.map(|seconds| format!(" for {}", age(seconds))).unwrap_or_default();
         if let Some(files) = &upstream.files {
             let ago = upstream.seconds.map(|seconds| format!(" {} ago", age(seconds))).unwrap_or_default();
             let (files, resources) = (count(files.files, "file"), count(files.resources, "resource"));
@@ -127,10 +134,14 @@ fn reach(upstreams: &[Upstream]) -> String {
         } else if upstream.connections > 0 {
             let connections = count(upstream.connections, "connection");
             let streams = count(upstream.streams, "stream");
+            let since = upstream.seconds.map(|seconds| format!(" for {}", age(seconds))).unwrap_or_default();
             text.push_str(&format!("upstream {}: {connections}, {streams}{since}\n", upstream.address));
         } else {
             let why = upstream.last_error.as_deref().map(|error| format!(" ({})", clean(error))).unwrap_or_default();
-            text.push_str(&format!("upstream {}: not connected{since}{why}\n", upstream.address));
+            // The newest failure, not the first.
+            let tried =
+                upstream.seconds.map(|seconds| format!(", last tried {} ago", age(seconds))).unwrap_or_default();
+            text.push_str(&format!("upstream {}: not connected{tried}{why}\n", upstream.address));
         }
     }
     if !upstreams.is_empty() && upstreams.iter().all(|upstream| upstream.connections == 0 && upstream.files.is_none()) {
@@ -244,11 +255,15 @@ mod tests {
             client("c", vec![each("cds", Sync::Synced, 60.0), stale]),
             client("a", vec![each("cds", Sync::Synced, 90.0), each("eds", Sync::Synced, 300.0)]),
         ];
-        let upstreams =
-            [Upstream { address: "istiod:15012".into(), last_error: Some("refused".into()), ..Upstream::default() }];
+        let upstreams = [Upstream {
+            address: "istiod:15012".into(),
+            last_error: Some("refused".into()),
+            seconds: Some(Seconds(2.0)),
+            ..Upstream::default()
+        }];
         let want = "\
 3 streams: 1 rejected, 1 stale, 1 synced
-upstream istiod:15012: not connected (refused)
+upstream istiod:15012: not connected, last tried 2.0s ago (refused)
 what is held is served; nothing new can come
 
 NODE  GROUP    STATE     AGE   TYPES    DETAIL
@@ -256,8 +271,8 @@ b     perNode  REJECTED  12s   cds eds  cds REJECTED 12s: Error adding cluster(s
 c     perNode  STALE     3.0s  cds eds  eds STALE 3.0s, waits for turn
 a     perNode  SYNCED    90s   cds eds
 ";
-        assert_eq!(render(&clients, &upstreams, &[Configuration::default()], false), want);
-        assert_eq!(render(&[], &[], &[], false), "no sidecar is connected\n");
+        assert_eq!(render(&clients, &upstreams, &[Configuration::default()], &[], false), want);
+        assert_eq!(render(&[], &[], &[], &[], false), "no sidecar is connected\n");
     }
 
     #[test]
@@ -272,8 +287,10 @@ a     perNode  SYNCED    90s   cds eds
 no sidecar is connected
 error: the configuration is not valid, for 60s; what ran before runs on: outpost.yaml:2:3: lmits is no key
 these settings wait for a restart: upstream.addresses, log.format
+error: keys of tokens are old
 ";
-        assert_eq!(render(&[], &[], &[configuration], false), want);
+        let notice = Notice { about: "keys".into(), text: "of tokens\nare old".into() };
+        assert_eq!(render(&[], &[], &[configuration], &[notice], false), want);
     }
 
     #[test]
@@ -281,7 +298,7 @@ these settings wait for a restart: upstream.addresses, log.format
         let mut lost = client("a", vec![each("cds", Sync::Synced, 1.0)]);
         lost.rule = "unmatched".into();
         lost.unmatched = Some("metadata.NAMESPACE".into());
-        let text = render(&[lost], &[], &[], false);
+        let text = render(&[lost], &[], &[], &[], false);
         assert!(text.contains("error: 1 stream without a field that --group names"), "{text}");
         assert!(text.contains("the node has no metadata.NAMESPACE"), "{text}");
     }

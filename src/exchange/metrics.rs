@@ -139,6 +139,15 @@ impl Collector for Gauges {
     }
 }
 
+impl Exchange {
+    /// Groups of which no member has a token that is still good.
+    pub fn auth_stale(&self) -> usize {
+        let mut stale = 0;
+        self.each(|inner| stale += usize::from(inner.credentials.is_stale()));
+        stale
+    }
+}
+
 impl GroupHandle {
     /// Begins the trace of a patch, where they are asked for: before anybody is woken,
     /// who would tell more of it.

@@ -3,7 +3,7 @@
 use super::super::fetch;
 use super::super::text::{age, clean, count};
 use super::Finding;
-use crate::admin::report::{Client, Seconds, Sync, Upstream};
+use crate::admin::report::{Client, Configuration, Notice, Seconds, Sync, Upstream};
 use std::time::Duration;
 use tokio::net::TcpStream;
 
@@ -24,6 +24,7 @@ pub(super) async fn look(admin: &str) -> (Vec<Finding>, bool) {
     let mut findings = vec![Finding::good(what)];
     findings.push(connected(&upstreams));
     findings.extend(upstreams.iter().filter_map(certificate));
+    findings.extend(wants_a_hand(admin).await);
     match fetch::list(admin, "/clients").await {
         Ok(clients) => findings.extend(sidecars(&clients)),
         Err(error) => findings.push(Finding::error("its sidecars are in sync", error.to_string(), "try again")),
@@ -60,6 +61,27 @@ fn connected(upstreams: &[Upstream]) -> Finding {
 fn certificate(upstream: &Upstream) -> Option<Finding> {
     let what = format!("it uses the newest certificate files towards {}", upstream.address);
     Some(Finding::error(what, upstream.tls_problem.clone()?, "what was loaded before stays in use: mend the files"))
+}
+
+/// What it says of itself.
+async fn wants_a_hand(admin: &str) -> Vec<Finding> {
+    let configuration: Vec<Configuration> = fetch::list(admin, "/configuration").await.unwrap_or_default();
+    let notices: Vec<Notice> = fetch::list(admin, "/notices").await.unwrap_or_default();
+    let problems = configuration.into_iter().filter_map(|each| each.problem);
+    let hint = "what ran before runs on: mend the file";
+    let read = problems.map(|problem| Finding::error("its configuration file is valid", clean(&problem), hint));
+    let noticed = notices.iter().map(|notice| {
+        let (what, hint) = match notice.about.as_str() {
+            "certificate" => ("its certificate is good", "mend the files; what was loaded stays in use"),
+            "keys" => ("it has the newest keys of tokens", "mend the JWKS, or the way to it"),
+            _ => (
+                "its credentials are good",
+                "have sidecars present fresh tokens; outpost get groups -o json names the groups (authStale)",
+            ),
+        };
+        Finding::error(what, clean(&format!("{} {}", notice.about, notice.text)), hint)
+    });
+    read.chain(noticed).collect()
 }
 
 /// A sidecar that has not answered for this long is late.
