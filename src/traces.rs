@@ -68,13 +68,35 @@ pub struct Written {
     pub prepared: (Moment, Moment),
 }
 
+/// What became of a patch when it had ended.
+#[derive(Clone, Debug)]
+pub struct Ended {
+    pub patch: Patch,
+    pub commit: Commit,
+    /// The last byte to the first sidecar and to the last one.
+    pub first: Option<Moment>,
+    pub written: Option<Moment>,
+    /// The last answer.
+    pub answered: Option<Moment>,
+    /// Sidecars that had it.
+    pub sent: u64,
+}
+
+type Observer = Box<dyn Fn(Ended) + Send + Sync>;
+
 /// Patches under way. Cheap where nothing is sampled.
-#[derive(Debug)]
 pub struct Patches {
     provider: SdkTracerProvider,
     tracer: SdkTracer,
     clock: Clock,
     active: Mutex<HashMap<Patch, Active>>,
+    observer: Option<Observer>,
+}
+
+impl std::fmt::Debug for Patches {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Patches").field("active", &self.active).finish_non_exhaustive()
+    }
 }
 
 /// Says it when spans cannot be sent, and when they can again; the library is silent.
@@ -144,7 +166,14 @@ impl Patches {
     /// Needs nothing but the provider of a tracer.
     pub fn new(provider: SdkTracerProvider, clock: Clock) -> Arc<Self> {
         let tracer = provider.tracer("outpost");
-        Self { provider, tracer, clock, active: Mutex::default() }.into()
+        Self { provider, tracer, clock, active: Mutex::default(), observer: None }.into()
+    }
+
+    /// Sends nothing: `tell` hears of each patch that has ended.
+    pub fn observed(clock: Clock, tell: impl Fn(Ended) + Send + Sync + 'static) -> Arc<Self> {
+        let provider = SdkTracerProvider::builder().build();
+        let tracer = provider.tracer("outpost");
+        Self { provider, tracer, clock, active: Mutex::default(), observer: Some(Box::new(tell)) }.into()
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Patch, Active>> {
@@ -221,6 +250,10 @@ impl Patches {
     }
 
     fn end(&self, patch: &Patch, active: Active) {
+        if let Some(tell) = &self.observer {
+            let Active { commit, first, written, answered, sent, .. } = active;
+            return tell(Ended { patch: patch.clone(), commit, first, written, answered, sent });
+        }
         let Active { mut span, commit, prepared, first, written, answered, slowest, .. } = active;
         let parent = Context::new().with_remote_span_context(span.span_context().clone());
         let child = |name: &'static str, from: Moment, to: Option<Moment>| {
@@ -369,6 +402,28 @@ mod tests {
         assert_eq!(fact("outpost.bytes"), "1200");
         let slow: Vec<_> = root.events.iter().map(|event| event.attributes[0].value.to_string()).collect();
         assert_eq!((slow.len(), slow.first().map(String::as_str)), (SLOWEST, Some("n11")));
+    }
+
+    #[test]
+    fn an_observer_hears_when_a_patch_was_where() {
+        let (clock, _, _, patch) = scene();
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let into = told.clone();
+        let patches = Patches::observed(clock.clone(), move |ended| into.lock().unwrap().push(ended));
+        clock.advance(MS);
+        patches.committed(patch.clone(), commit(&clock));
+        for _ in 0..2 {
+            clock.advance(MS);
+            send(&clock, &patches, &patch);
+            patches.answered(&patch, &"n".into(), clock.now(), true);
+        }
+        clock.advance(QUIET);
+        patches.end_those_done(clock.now());
+        let told = told.lock().unwrap();
+        let ended = told.first().expect("it ended");
+        let after = |moment: Option<Moment>| moment.map(|moment| moment - patch.received);
+        assert_eq!((after(ended.first), after(ended.written)), (Some(2 * MS), Some(3 * MS)));
+        assert_eq!((after(ended.answered), after(Some(ended.commit.at)), ended.sent), (Some(3 * MS), Some(MS), 2));
     }
 
     #[test]
