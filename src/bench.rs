@@ -1,26 +1,258 @@
 //! Push latency, measured: who gets what how fast, and what it costs the WAN.
 //!
-//! The parts are small and know little of each other; [`crate::demo`] puts them
-//! together:
+//! `outpost bench` runs [scenarios](scenario) and writes what it found. Its parts
+//! are [processes](part) of their own; the rest of this module is what they are
+//! made of, some of it shared with [`crate::demo`], which runs in one process and
+//! shows more than it measures.
 //!
-//! * [`mesh`]: the resources of an invented mesh and the changes it goes
-//!   through, the same for the same seed
-//! * [`plane`]: a control plane that serves a mesh by ADS, delta and SotW
-//! * [`wan`]: a TCP relay with delay, bandwidth, outages and byte counts
-//! * [`sidecar`], [`swarm`]: receivers over real HTTP/2 connections that know
-//!   names and versions only
-//! * [`ledger`]: which change reached whom when
-//! * [`histogram`], [`rpc`]: latencies in constant memory; gRPC streams on h2
+//! Who makes changes:
+//!
+//! * [`plan`]: which changes are due when; [`stock`]: as many resources as are asked for
+//! * [`mesh`]: the resources of the demonstration, which come and go
+//! * [`plane`]: a control plane that serves either by ADS, delta and SotW
+//!
+//! What is between: [`wan`], a TCP relay with delay, bandwidth, outages and byte
+//! counts; [`link`], WANs that have a name.
+//!
+//! Who receives:
+//!
+//! * [`fleet`]: ten thousand sidecars on one core, on [`http2`] of its own, which
+//!   [`scan`] responses for what they must know
+//! * [`sidecar`], [`swarm`], [`ledger`]: fewer, which hold what they were sent
+//!
+//! What is found: [`rig`] puts the parts of one run together, [`results`] keeps
+//! figures, [`report`] shows them, [`compare`] tells two of them apart;
+//! [`histogram`] holds latencies in constant memory.
 //!
 //! Promise: the load is open loop. A change has an intended time, latency counts
 //! from there, and a version that was skipped counts until the one that
 //! replaced it, so a slow path cannot hide behind the load it holds up.
 
+pub mod compare;
+pub mod fleet;
 pub mod histogram;
+pub mod http2;
 pub mod ledger;
+pub mod limits;
+pub mod link;
 pub mod mesh;
+pub mod now;
+pub mod part;
+pub mod plan;
 pub mod plane;
+pub mod process;
+pub mod report;
+pub mod results;
+pub mod rig;
 pub mod rpc;
+pub mod scan;
+pub mod scenario;
+pub mod screen;
 pub mod sidecar;
+pub mod stock;
 pub mod swarm;
 pub mod wan;
+
+use clap::{Args, Subcommand};
+use fleet::SerialVariant;
+use link::Preset;
+use process::BenchError;
+use results::{Document, Machine};
+use rig::{Certificates, Mode};
+use scenario::{Bench, Scenario};
+use screen::Screen;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+/// Measure push latency: a control plane, a WAN, Outpost and a swarm of sidecars, each a process
+#[derive(Args, Clone, Debug)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+pub struct Command {
+    #[command(subcommand)]
+    pub what: Option<What>,
+    #[command(flatten)]
+    pub options: Options,
+}
+
+#[derive(Clone, Debug, Subcommand)]
+pub enum What {
+    /// Tell what became better and worse from one report to another
+    Compare(compare::Options),
+    /// One of the processes of a benchmark
+    #[command(hide = true)]
+    Part {
+        /// What it is, as JSON
+        spec: String,
+    },
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct Options {
+    /// What to measure [default: steady burst large fanout join herd churn slow delta-vs-sotw]
+    #[arg(value_name = "SCENARIO")]
+    pub scenarios: Vec<Scenario>,
+    /// Fewer sidecars, one run each: at most 30 s a scenario on two cores
+    #[arg(long)]
+    pub quick: bool,
+    /// Where report.json, report.md and report.html are written
+    #[arg(long, value_name = "DIR", default_value = "outpost-bench")]
+    pub out: PathBuf,
+    /// How many sidecars, in place of what each scenario has
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub sidecars: Option<u32>,
+    /// Clusters, and as many assignments, where a scenario has a mesh
+    #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub services: u32,
+    /// Of each of them
+    #[arg(long, value_name = "N", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..=4_000_000))]
+    pub bytes: u32,
+    /// What sidecars speak
+    #[arg(long, value_name = "VARIANT", default_value = "delta")]
+    pub variant: SerialVariant,
+    /// How far away the control plane is
+    #[arg(long, value_name = "WAN", default_value = "continent")]
+    pub wan: Preset,
+    /// Only these modes, separated by commas; tonic by name only
+    #[arg(long, value_name = "MODE", value_delimiter = ',')]
+    pub mode: Vec<Mode>,
+    /// How often each is measured [default: 3, or 1 with --quick]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub repeat: Option<u32>,
+    /// From a response to its ACK, in ms
+    #[arg(long, value_name = "MS", default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=10_000))]
+    pub apply: u64,
+    /// How long the scenario soak takes, in s
+    #[arg(long, value_name = "N", default_value_t = 3600)]
+    pub seconds: u64,
+    /// Of contents, changes and jitter
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub seed: u64,
+    /// An Outpost that runs already; its upstream is --listen. Its CPU and memory are not seen
+    #[arg(long, value_name = "ADDR")]
+    pub relay: Option<SocketAddr>,
+    /// Where the control plane, or the WAN before it, listens [default: a free port]
+    #[arg(long, value_name = "ADDR")]
+    pub listen: Option<SocketAddr>,
+    /// A control plane that is there already. Only join can be measured: its changes have no intended time
+    #[arg(long, value_name = "ADDR")]
+    pub upstream: Option<SocketAddr>,
+}
+
+/// Runs scenarios, and writes what they found. The parts of it are other processes.
+pub fn run(options: &Options) -> Result<(), BenchError> {
+    let scenarios = chosen(options)?;
+    limits::raise();
+    let (screen, started) = (Screen::stdout(), Instant::now());
+    let machine = Machine::here();
+    begin(&screen, options, &machine);
+    let directory = Temporary::new()?;
+    let mut bench = Bench::new(options, &screen, directory.0.clone());
+    for scenario in scenarios {
+        screen.line(scenario.name());
+        bench.run(scenario)?;
+    }
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let results = bench.results;
+    let document = Document {
+        version: results::VERSION,
+        machine,
+        outpost: env!("CARGO_PKG_VERSION").into(),
+        commit: results::commit(),
+        debug_build: cfg!(debug_assertions),
+        seed: options.seed,
+        arguments: std::env::args().skip(1).collect(),
+        started: since.as_secs().saturating_sub(started.elapsed().as_secs()),
+        seconds: started.elapsed().as_secs_f64(),
+        results: results.rows(),
+        charts: results.charts,
+        notes: notes(results.notes),
+    };
+    screen.line("");
+    screen.line(&report::table(&document));
+    report::write(&document, &options.out)?;
+    screen.line(&format!("Written to {}: report.json, report.md, report.html", options.out.display()));
+    Ok(())
+}
+
+/// What is measured, or why it cannot be.
+fn chosen(options: &Options) -> Result<Vec<Scenario>, BenchError> {
+    let all = if options.upstream.is_some() { vec![Scenario::Join] } else { Scenario::USUAL.to_vec() };
+    let chosen = if options.scenarios.is_empty() { all } else { options.scenarios.clone() };
+    if let Some(scenario) = chosen.iter().find(|scenario| options.upstream.is_some() && scenario.changes()) {
+        let name = scenario.name();
+        return Err(BenchError::Usage(format!(
+            "{name} measures changes, and those of --upstream have no intended time; measure join, or leave --upstream away"
+        )));
+    }
+    if options.relay.is_some() && options.upstream.is_none() && options.listen.is_none() {
+        return Err(BenchError::Usage(
+            "--relay needs --listen: the address that the running Outpost has as its --upstream".into(),
+        ));
+    }
+    Ok(chosen)
+}
+
+fn begin(screen: &Screen, options: &Options, machine: &Machine) {
+    screen.line(&format!(
+        "{} cores ({}), seed {}. Each part is a process of its own; latency counts from when a change was due.",
+        machine.cores, machine.processor, options.seed
+    ));
+    if cfg!(debug_assertions) {
+        screen.line("This is a debug build: its figures say nothing. Build with --release.");
+    }
+    if machine.load > 0.5 {
+        screen.line(&format!("The machine is not idle (load {:.1}): figures will say less.", machine.load));
+    }
+}
+
+fn notes(more: Vec<String>) -> Vec<String> {
+    let own = [
+        "Everything runs on one machine: parts compete for its cores. Server CPU holds where latency does not.",
+        "The WAN is emulated in user space: delay, jitter, bandwidth and queue, but no loss, slow start or recovery, and bytes of TCP and IP headers are not counted.",
+        "not measured: a WAN with loss or reordering needs root and the TUN form of the emulator, which is not built.",
+    ];
+    own.into_iter().map(str::to_owned).chain(more).collect()
+}
+
+/// A directory that goes with this.
+struct Temporary(PathBuf);
+
+impl Temporary {
+    fn new() -> Result<Self, BenchError> {
+        let path = std::env::temp_dir().join(format!("outpost-bench-{}", std::process::id()));
+        let made = std::fs::create_dir_all(&path);
+        made.map_err(|source| BenchError::Write { path: path.display().to_string(), source })?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// An authority for this run, and the certificate of its server.
+fn certificates(directory: &Path) -> Result<Certificates, BenchError> {
+    let mut params = rcgen::CertificateParams::default();
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let key = rcgen::KeyPair::generate()?;
+    let authority = params.self_signed(&key)?.pem();
+    let issuer = rcgen::Issuer::new(params, key);
+    let own = rcgen::KeyPair::generate()?;
+    let names = vec![fleet::SERVER_NAME.to_owned()];
+    let certificate = rcgen::CertificateParams::new(names)?.signed_by(&own, &issuer)?.pem();
+    let write = |name: &str, text: &str| {
+        let path = directory.join(name).display().to_string();
+        match std::fs::write(&path, text) {
+            Ok(()) => Ok(path),
+            Err(source) => Err(BenchError::Write { path, source }),
+        }
+    };
+    Ok(Certificates {
+        certificate: write("server.pem", &certificate)?,
+        key: write("server.key", &own.serialize_pem())?,
+        authority: write("authority.pem", &authority)?,
+    })
+}

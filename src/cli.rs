@@ -65,6 +65,7 @@ pub enum Verb {
     /// Write the bootstrap of an Envoy that is served by Outpost
     EnvoyBootstrap(bootstrap::EnvoyBootstrap),
     Demo(crate::demo::Options),
+    Bench(Box<crate::bench::Command>),
     /// Write what a shell needs to complete command lines
     Completions(completions::Completions),
     /// Which program this is
@@ -110,6 +111,9 @@ pub enum Failure {
     CannotReach(String),
     #[error("the admin endpoint at {0} did not answer within 10 s")]
     Timeout(String),
+    /// Something else that was waited for did not come.
+    #[error("{0}")]
+    TimedOut(String),
     #[error("{0}")]
     Internal(String),
 }
@@ -120,7 +124,7 @@ impl Failure {
             Self::Usage(_) => 2,
             Self::Config(_) => 3,
             Self::Unreachable { .. } | Self::CannotReach(_) => 4,
-            Self::Timeout(_) => 5,
+            Self::Timeout(_) | Self::TimedOut(_) => 5,
             Self::Internal(_) => 70,
         }
     }

@@ -12,12 +12,11 @@
 mod limits;
 mod report;
 mod scenario;
-mod screen;
 
+use crate::bench::screen::Screen;
 use crate::xds::Variant;
 use clap::{Args, ValueEnum};
 use futures_util::future::BoxFuture;
-use screen::Screen;
 use std::net::SocketAddr;
 use std::time::Duration;
 

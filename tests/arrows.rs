@@ -68,7 +68,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("bench", &["app", "transport", "config", "group", "content", "clock", "xds", "proto"]),
     ("demo", &["bench", "app", "admin", "transport", "config", "group", "content", "clock", "xds", "proto"]),
     ("cli", &["bench", "demo", "admin", "upstream", "files", "transport", "config", "group", "xds", "clock"]),
-    ("main", &["app", "cli", "demo", "config", "logs", "transport"]),
+    ("main", &["app", "cli", "bench", "demo", "config", "logs", "traces", "transport", "clock"]),
 ];
 
 /// These know no runtime, clock, randomness, metrics or logging.

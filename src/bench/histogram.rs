@@ -30,6 +30,39 @@ impl Histogram {
         self.max.fetch_max(micros, Relaxed);
     }
 
+    /// What [`buckets`](Self::buckets) told, of one histogram or of several.
+    pub fn of(buckets: &[(u32, u64)]) -> Self {
+        let histogram = Self::default();
+        for &(at, count) in buckets {
+            let Some(slot) = histogram.counts.get(at as usize) else { continue };
+            slot.fetch_add(count, Relaxed);
+            histogram.max.fetch_max(upper(at as usize), Relaxed);
+        }
+        histogram
+    }
+
+    /// Buckets that are not empty, by their number. The largest value is told as
+    /// its bucket's end.
+    pub fn buckets(&self) -> Vec<(u32, u64)> {
+        let counts = self.counts.iter().map(|count| count.load(Relaxed));
+        (0..).zip(counts).filter(|(_, count)| *count > 0).collect()
+    }
+
+    /// Latencies, and the share of records that do not exceed each, in at most
+    /// `points` steps.
+    pub fn curve(&self, points: usize) -> Vec<(f64, f64)> {
+        let (buckets, total) = (self.buckets(), self.count() as f64);
+        let step = buckets.len().div_ceil(points.max(1)).max(1);
+        let (mut seen, mut curve) = (0, Vec::new());
+        for (turn, (at, count)) in buckets.iter().enumerate() {
+            seen += count;
+            if turn % step == 0 || turn + 1 == buckets.len() {
+                curve.push((upper(*at as usize) as f64, seen as f64 / total));
+            }
+        }
+        curve
+    }
+
     pub fn count(&self) -> u64 {
         self.counts.iter().map(|count| count.load(Relaxed)).sum()
     }
@@ -84,6 +117,21 @@ mod tests {
             assert!((found / millis - 1.0).abs() < 0.017, "{q}: {found} ms, not {millis}");
         }
         assert_eq!((histogram.count(), histogram.max()), (1000, Duration::from_secs(1)));
+    }
+
+    #[test]
+    fn buckets_make_the_same_histogram_again() {
+        let histogram = Histogram::default();
+        for micros in [5, 5, 900, 123_456] {
+            histogram.record(Duration::from_micros(micros));
+        }
+        let mut twice = histogram.buckets();
+        twice.extend(histogram.buckets());
+        let again = Histogram::of(&twice);
+        assert_eq!((again.count(), again.quantile(0.5)), (8, histogram.quantile(0.5)));
+        assert!(again.max() >= histogram.max() && again.max() < histogram.max().mul_f64(1.02));
+        let curve = histogram.curve(2);
+        assert_eq!((curve.len(), curve[0], curve.last().unwrap().1), (2, (5.0, 0.5), 1.0));
     }
 
     proptest! {

@@ -8,12 +8,13 @@
 //! that two runs differ only in what carries them. No two versions of a
 //! resource have equal bytes.
 //!
-//! One writer calls [`Mesh::change`]; streams read what is [`news`](Mesh::news)
-//! since their place in the log, when [`revision`](Mesh::revision) moves.
+//! One writer calls [`Mesh::change`]; streams read what is [`news`](World::news)
+//! since their place in the log, when [`revision`](World::revision) moves.
 
-mod content;
+pub(super) mod content;
 
 use super::ledger::{Change, Kind, Ledger, Lineage, fingerprint};
+use super::plane::World;
 use crate::xds::wire::Writer;
 use crate::xds::{Moment, Name, TypeUrl};
 use bytes::Bytes;
@@ -24,7 +25,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use tokio::sync::watch;
 
 /// The four types of the mesh, in the order in which they are written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 pub enum Family {
     Cluster,
     Endpoint,
@@ -102,17 +103,21 @@ pub struct Version {
 
 impl Version {
     fn new(family: Family, name: &Name, class: Option<u32>, seq: u32, shape: &Shape) -> Arc<Self> {
-        let value = content::render(family, name, class, seq, shape);
+        Self::of(family, name, seq, &content::render(family, name, class, seq, shape))
+    }
+
+    /// With these bytes.
+    pub fn of(family: Family, name: &Name, seq: u32, value: &[u8]) -> Arc<Self> {
         let mut any = Writer::with_capacity(value.len() + 96);
         any.string(1, family.type_url());
-        any.bytes(2, &value);
+        any.bytes(2, value);
         let any = any.finish();
         let version = format!("{seq}");
         let mut resource = Writer::with_capacity(any.len() + 64);
         resource.string(1, &version);
         resource.bytes(2, &any);
         resource.string(3, name);
-        let fingerprint = fingerprint(family, name, &value);
+        let fingerprint = fingerprint(family, name, value);
         Arc::new(Self { name: Arc::clone(name), version, fingerprint, any, resource: resource.finish() })
     }
 }
@@ -212,43 +217,10 @@ impl Mesh {
         self.revision.send_replace(state.log.len());
     }
 
-    /// Moves when something was published.
-    pub fn revision(&self) -> watch::Receiver<usize> {
-        self.revision.subscribe()
-    }
-
-    pub fn classes(&self) -> u32 {
-        self.shape.classes
-    }
-
     /// What a sidecar of this class holds when it is in sync.
     pub fn digest(&self, class: u32) -> Digest {
         let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
         state.digests.get(class as usize).copied().unwrap_or_default()
-    }
-
-    /// Everything of a type that this class sees, by name.
-    pub fn all(&self, class: u32, family: Family) -> News {
-        let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
-        let slots = state.slots.iter().filter(|((of, _), _)| *of == family);
-        let changed = slots.filter_map(|(_, slot)| slot.of(class).cloned()).collect();
-        News { changed, removed: Vec::new(), place: state.log.len() }
-    }
-
-    /// These names as they stand: those that do not exist are `removed`.
-    pub fn named<'a>(&self, class: u32, family: Family, names: impl Iterator<Item = &'a Name>) -> News {
-        let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
-        state.look_up(class, family, names, state.log.len())
-    }
-
-    /// What changed of a type, for this class, since `place`.
-    pub fn news(&self, class: u32, family: Family, place: usize) -> News {
-        let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
-        let entries = state.log.get(place..).unwrap_or_default().iter();
-        let concerns = |of: Option<u32>| of.is_none_or(|of| of == class);
-        let names: BTreeSet<&Name> =
-            entries.filter(|(of, _, class)| *of == family && concerns(*class)).map(|(_, name, _)| name).collect();
-        state.look_up(class, family, names.into_iter(), state.log.len())
     }
 
     /// Makes the next change, due at `at`.
@@ -341,6 +313,37 @@ impl Mesh {
         }
         state.slots.insert(key, slot);
         state.log.push((family, Arc::clone(name), only));
+    }
+}
+
+impl World for Mesh {
+    fn revision(&self) -> watch::Receiver<usize> {
+        self.revision.subscribe()
+    }
+
+    fn classes(&self) -> u32 {
+        self.shape.classes
+    }
+
+    fn all(&self, class: u32, family: Family) -> News {
+        let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
+        let slots = state.slots.iter().filter(|((of, _), _)| *of == family);
+        let changed = slots.filter_map(|(_, slot)| slot.of(class).cloned()).collect();
+        News { changed, removed: Vec::new(), place: state.log.len() }
+    }
+
+    fn named(&self, class: u32, family: Family, names: &mut dyn Iterator<Item = &Name>) -> News {
+        let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
+        state.look_up(class, family, names, state.log.len())
+    }
+
+    fn news(&self, class: u32, family: Family, place: usize) -> News {
+        let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
+        let entries = state.log.get(place..).unwrap_or_default().iter();
+        let concerns = |of: Option<u32>| of.is_none_or(|of| of == class);
+        let names: BTreeSet<&Name> =
+            entries.filter(|(of, _, class)| *of == family && concerns(*class)).map(|(_, name, _)| name).collect();
+        state.look_up(class, family, names.into_iter(), state.log.len())
     }
 }
 

@@ -1,6 +1,6 @@
-//! A control plane that serves an invented mesh by ADS, delta and SotW.
+//! A control plane that serves an invented world by ADS, delta and SotW.
 //!
-//! A stream keeps its place in the mesh's log and what it is subscribed to;
+//! A stream keeps its place in the world's log and what it is subscribed to;
 //! contents are encoded once and shared. Like istiod it pushes a change at once,
 //! whether or not the one before was answered: latency over a WAN is then the
 //! WAN's, not that of waiting for ACKs.
@@ -8,15 +8,16 @@
 
 mod session;
 
-use super::mesh::Mesh;
+use super::mesh::{Family, News};
 use super::rpc::{self, Receiver, RpcError, Sender};
-use crate::xds::Variant;
+use crate::xds::{Name, Variant};
 use session::Session;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 const DELTA: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
@@ -29,6 +30,25 @@ pub fn method(variant: Variant) -> &'static str {
         Variant::Delta => DELTA,
         Variant::Sotw => SOTW,
     }
+}
+
+/// What a control plane serves. What happens to it is a log, and a stream has a
+/// place in that.
+pub trait World: std::fmt::Debug + Send + Sync {
+    /// Moves when something was published.
+    fn revision(&self) -> watch::Receiver<usize>;
+
+    /// Workload classes; see [`class_of`](super::mesh::class_of).
+    fn classes(&self) -> u32;
+
+    /// Everything of a type that this class sees, by name.
+    fn all(&self, class: u32, family: Family) -> News;
+
+    /// These names as they stand: those that do not exist are `removed`.
+    fn named(&self, class: u32, family: Family, names: &mut dyn Iterator<Item = &Name>) -> News;
+
+    /// What changed of a type, for this class, since `place`.
+    fn news(&self, class: u32, family: Family, place: usize) -> News;
 }
 
 /// A running control plane. Dropping it closes its connections.
@@ -47,14 +67,17 @@ struct Counts {
 
 impl Plane {
     /// Listens on a free port of 127.0.0.1.
-    pub async fn start(mesh: Arc<Mesh>) -> io::Result<Self> {
-        let listener = TcpListener::bind("127.0.0.1:0").await?;
+    pub async fn start(world: Arc<dyn World>) -> io::Result<Self> {
+        Self::on(TcpListener::bind("127.0.0.1:0").await?, world)
+    }
+
+    pub fn on(listener: TcpListener, world: Arc<dyn World>) -> io::Result<Self> {
         let address = listener.local_addr()?;
         let counts = Arc::new(Counts::default());
         let shared = Arc::clone(&counts);
         let mut server = JoinSet::new();
         server.spawn(rpc::serve(listener, move |path, sender, receiver| {
-            serve(path, sender, receiver, Arc::clone(&mesh), Arc::clone(&shared))
+            serve(path, sender, receiver, Arc::clone(&world), Arc::clone(&shared))
         }));
         Ok(Self { address, counts, _server: server })
     }
@@ -90,7 +113,7 @@ impl Drop for Open {
     }
 }
 
-async fn serve(path: String, sender: Sender, receiver: Receiver, mesh: Arc<Mesh>, counts: Arc<Counts>) {
+async fn serve(path: String, sender: Sender, receiver: Receiver, world: Arc<dyn World>, counts: Arc<Counts>) {
     let variant = match path.as_str() {
         DELTA => Variant::Delta,
         SOTW => Variant::Sotw,
@@ -98,17 +121,17 @@ async fn serve(path: String, sender: Sender, receiver: Receiver, mesh: Arc<Mesh>
     };
     let open = Open::new(counts);
     // How a client leaves does not matter: the stream is over.
-    let _ = converse(sender, receiver, Session::new(variant, Arc::clone(&mesh)), &mesh, &open.0).await;
+    let _ = converse(sender, receiver, Session::new(variant, Arc::clone(&world)), &*world, &open.0).await;
 }
 
 async fn converse(
     mut sender: Sender,
     mut receiver: Receiver,
     mut session: Session,
-    mesh: &Mesh,
+    world: &dyn World,
     counts: &Counts,
 ) -> Result<(), RpcError> {
-    let mut revision = mesh.revision();
+    let mut revision = world.revision();
     loop {
         tokio::select! {
             request = receiver.message() => {

@@ -9,7 +9,7 @@ const LIVE: Duration = Duration::from_millis(200);
 const PLAIN: Duration = Duration::from_secs(2);
 
 #[derive(Debug)]
-pub(super) struct Screen {
+pub struct Screen {
     terminal: bool,
     state: Mutex<State>,
 }
@@ -22,19 +22,19 @@ struct State {
 }
 
 impl Screen {
-    pub(super) fn stdout() -> Self {
+    pub fn stdout() -> Self {
         Self { terminal: std::io::stdout().is_terminal(), state: Mutex::default() }
     }
 
     /// A line that stays.
-    pub(super) fn line(&self, text: &str) {
+    pub fn line(&self, text: &str) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let clear = if std::mem::take(&mut state.live) { "\r\x1b[K" } else { "" };
         write(&format!("{clear}{text}\n"));
     }
 
     /// How things stand. Elsewhere than on a terminal it is a line now and then.
-    pub(super) fn live(&self, text: impl FnOnce() -> String) {
+    pub fn live(&self, text: impl FnOnce() -> String) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let pause = if self.terminal { LIVE } else { PLAIN };
         if state.shown.is_some_and(|shown| shown.elapsed() < pause) {

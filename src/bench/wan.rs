@@ -18,6 +18,7 @@ use crate::xds::Moment;
 use bytes::Bytes;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
+use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
@@ -33,13 +34,16 @@ use tokio::task::JoinSet;
 /// What the kernel may hold on each side of the relay, and one read of it.
 pub const SOCKET_BUFFER: usize = 16 << 10;
 
+/// Connections that wait to be accepted.
+const BACKLOG: u32 = 4096;
+
 /// The largest segment. That of loopback is larger than [`SOCKET_BUFFER`], which
 /// makes a receiver close its window until the buffer is empty, and its sender
 /// wait for a timer each time.
 const SEGMENT: u32 = 1400;
 
 /// What a link does to bytes.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Link {
     /// One way.
     pub delay: Duration,
@@ -69,7 +73,7 @@ impl Link {
 }
 
 /// How a link fails.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Outage {
     /// Connections are reset at once; new ones are refused.
     Reset,
@@ -86,7 +90,7 @@ struct State {
 }
 
 /// What crossed the link so far.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Traffic {
     /// Bytes from those who connect, and to them.
     pub up: u64,
@@ -144,7 +148,15 @@ impl Direction {
 impl Wan {
     /// Listens on a free port of 127.0.0.1 and relays to `target`.
     pub async fn start(target: SocketAddr, link: Link, clock: Clock) -> io::Result<Self> {
-        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        Self::start_at(([127, 0, 0, 1], 0).into(), target, link, clock).await
+    }
+
+    /// Listens there.
+    pub async fn start_at(listen: SocketAddr, target: SocketAddr, link: Link, clock: Clock) -> io::Result<Self> {
+        let socket = if listen.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        socket.set_reuseaddr(true)?;
+        socket.bind(listen)?;
+        let listener = socket.listen(BACKLOG)?;
         limit_buffers(&socket2::SockRef::from(&listener))?;
         let address = listener.local_addr()?;
         let shared = Arc::new(Shared {

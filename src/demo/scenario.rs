@@ -2,11 +2,11 @@
 //! cut and comes back.
 
 use super::report::{Outage, Outcome, Quantiles};
-use super::screen::Screen;
 use super::{DemoError, Launch, Mode, Options, Relay};
 use crate::bench::ledger::{Change, Kind, Ledger};
 use crate::bench::mesh::{Digest, Mesh, Shape};
 use crate::bench::plane::Plane;
+use crate::bench::screen::Screen;
 use crate::bench::swarm::{Census, Swarm, Terms};
 use crate::bench::wan::{self, Link, Traffic, Wan};
 use crate::clock::Clock;
@@ -52,7 +52,7 @@ pub(super) async fn play(
     let shape = Shape { seed: options.seed, ..Shape::for_sidecars(options.sidecars, options.workloads) };
     let classes = shape.classes;
     let mesh = Arc::new(Mesh::new(shape, Arc::clone(&ledger)));
-    let plane = Plane::start(Arc::clone(&mesh)).await?;
+    let plane = Plane::start(mesh.clone()).await?;
     let link = Link {
         bytes_per_second: Some(u64::from(options.bandwidth) * 125_000),
         ..Link::with_delay(Duration::from_millis(options.delay.into()))

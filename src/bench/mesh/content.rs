@@ -12,16 +12,16 @@ use prost::Message;
 
 /// Each has a route configuration of its own name. The first stands for what a
 /// workload accepts, and is its class's own.
-pub(super) const LISTENERS: [&str; 4] = ["inbound", "outbound-80", "outbound-8080", "outbound-9090"];
+pub(in crate::bench) const LISTENERS: [&str; 4] = ["inbound", "outbound-80", "outbound-8080", "outbound-9090"];
 
 /// Of the clusters, each n-th is rendered for each class.
 const TAILORED: u32 = 5;
 
-pub(super) fn service(number: u32) -> Name {
+pub(in crate::bench) fn service(number: u32) -> Name {
     format!("service-{number:03}").into()
 }
 
-fn number(service: &str) -> u32 {
+pub(in crate::bench) fn number(service: &str) -> u32 {
     service.strip_prefix("service-").and_then(|number| number.parse().ok()).unwrap_or(0)
 }
 
@@ -34,7 +34,7 @@ pub(super) fn tailored(family: Family, name: &str) -> bool {
     }
 }
 
-pub(super) fn render(family: Family, name: &str, class: Option<u32>, seq: u32, shape: &Shape) -> Vec<u8> {
+pub(in crate::bench) fn render(family: Family, name: &str, class: Option<u32>, seq: u32, shape: &Shape) -> Vec<u8> {
     match family {
         Family::Cluster => cluster(name, class, seq).encode_to_vec(),
         Family::Endpoint => assignment(name, seq, shape.endpoints).encode_to_vec(),

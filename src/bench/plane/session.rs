@@ -1,9 +1,10 @@
 //! One client's stream on the control plane, as a value.
 //!
 //! Handler: [`handle`](Session::handle). Poll: [`poll`](Session::poll), after it
-//! and after the mesh moved, until there is nothing to send.
+//! and after the world moved, until there is nothing to send.
 
-use crate::bench::mesh::{Family, Mesh, News, Version, class_of};
+use super::World;
+use crate::bench::mesh::{Family, News, Version, class_of};
 use crate::xds::ask::{Ask, AskError, Change, Limits};
 use crate::xds::name::WILDCARD;
 use crate::xds::node::NodeLimits;
@@ -16,7 +17,7 @@ use std::sync::Arc;
 #[derive(Debug)]
 pub(super) struct Session {
     variant: Variant,
-    mesh: Arc<Mesh>,
+    world: Arc<dyn World>,
     class: u32,
     types: [Subscription; Family::ALL.len()],
     nonce: u64,
@@ -27,7 +28,7 @@ struct Subscription {
     asked: bool,
     wildcard: bool,
     names: BTreeSet<Name>,
-    /// The place in the mesh's log up to which the client was told.
+    /// The place in the world's log up to which the client was told.
     place: usize,
     /// Of the last response.
     nonce: String,
@@ -41,18 +42,18 @@ pub(super) struct Heard {
 }
 
 impl Session {
-    pub(super) fn new(variant: Variant, mesh: Arc<Mesh>) -> Self {
-        Self { variant, mesh, class: 0, types: Default::default(), nonce: 0 }
+    pub(super) fn new(variant: Variant, world: Arc<dyn World>) -> Self {
+        Self { variant, world, class: 0, types: Default::default(), nonce: 0 }
     }
 
-    /// A type that is not of the mesh is never answered.
+    /// A type that is not of the world is never answered.
     pub(super) fn handle(&mut self, request: Bytes) -> Result<Heard, AskError> {
         let ask = match self.variant {
             Variant::Delta => Ask::read_delta(request, Limits::default())?,
             Variant::Sotw => Ask::read_sotw(request, Limits::default())?,
         };
         if let Some(node) = ask.node.and_then(|node| Node::read(node, NodeLimits::default()).ok()) {
-            self.class = class_of(&node.cluster).filter(|class| *class < self.mesh.classes()).unwrap_or(0);
+            self.class = class_of(&node.cluster).filter(|class| *class < self.world.classes()).unwrap_or(0);
         }
         let heard = Heard { rejected: ask.error.is_some() };
         let Some(family) = Family::of(&ask.type_url) else { return Ok(heard) };
@@ -95,14 +96,14 @@ impl Session {
             let held: BTreeMap<Name, String> = initial.into_iter().collect();
             self.answer(family, |version| held.get(&version.name) != Some(&version.version));
             let gone = held.into_keys().collect::<Vec<_>>();
-            let gone = self.mesh.named(self.class, family, gone.iter()).removed;
+            let gone = self.world.named(self.class, family, &mut gone.iter()).removed;
             if let Some(due) = &mut self.types[family as usize].due {
                 // Some are asked for as well, and so known to be gone.
                 let gone: BTreeSet<Name> = due.removed.drain(..).chain(gone).collect();
                 due.removed.extend(gone);
             }
         } else if !names.is_empty() {
-            let mut news = self.mesh.named(self.class, family, names.iter());
+            let mut news = self.world.named(self.class, family, &mut names.iter());
             // Only these names are known to be told up to here.
             news.place = subscription.place;
             match &mut subscription.due {
@@ -116,8 +117,8 @@ impl Session {
     fn answer(&mut self, family: Family, wanted: impl Fn(&Version) -> bool) {
         let subscription = &mut self.types[family as usize];
         let mut news = match subscription.wildcard {
-            true => self.mesh.all(self.class, family),
-            false => self.mesh.named(self.class, family, subscription.names.iter()),
+            true => self.world.all(self.class, family),
+            false => self.world.named(self.class, family, &mut subscription.names.iter()),
         };
         news.changed.retain(|version| wanted(version));
         subscription.place = news.place;
@@ -140,7 +141,7 @@ impl Session {
         if let Some(due) = subscription.due.take() {
             return Some(due);
         }
-        let mut news = self.mesh.news(self.class, family, subscription.place);
+        let mut news = self.world.news(self.class, family, subscription.place);
         subscription.place = news.place;
         if !subscription.wildcard {
             news.changed.retain(|version| subscription.names.contains(&version.name));
@@ -153,7 +154,7 @@ impl Session {
             return None;
         }
         if sotw && family.full_state() {
-            news = self.mesh.all(self.class, family);
+            news = self.world.all(self.class, family);
             subscription.place = news.place;
         }
         Some(news)
@@ -187,7 +188,7 @@ impl Session {
 mod tests {
     use super::*;
     use crate::bench::ledger::Ledger;
-    use crate::bench::mesh::Shape;
+    use crate::bench::mesh::{Mesh, Shape};
     use crate::bench::sidecar::{self, Sidecar};
     use crate::xds::Moment;
 

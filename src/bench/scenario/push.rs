@@ -1,0 +1,166 @@
+//! Changes on their way to sidecars that are there: one by one, in bursts, all
+//! at once, by either variant.
+
+use super::{Bench, NEAR, Scenario, against_direct, params, with};
+use crate::bench::fleet::SerialVariant;
+use crate::bench::histogram::Histogram;
+use crate::bench::mesh::Family;
+use crate::bench::plan::Pattern;
+use crate::bench::process::BenchError;
+use crate::bench::results::{Chart, Line, Place, median};
+use crate::bench::rig::{Mode, Played, Rig, Setting};
+
+const MODES: [Mode; 2] = [Mode::Direct, Mode::Relay];
+
+/// One change after the other: near and with one sidecar, and far with many.
+pub(super) fn steady(bench: &mut Bench<'_>) -> Result<(), BenchError> {
+    let many = bench.sidecars(300, 60);
+    for (sidecars, near) in [(1, true), (many, false)] {
+        let every = 100_000;
+        let count = bench.pick(100, 30);
+        let pattern =
+            Pattern::Single { family: Family::Endpoint, number: None, below: bench.options.services, every, count };
+        run(bench, Scenario::Steady, &pattern, sidecars, |setting| Setting {
+            wan: Some(if near { NEAR } else { setting.wan.unwrap_or(NEAR) }),
+            stages: !near,
+            ..setting
+        })?;
+    }
+    Ok(())
+}
+
+/// 50 changes within 100 ms, time and again.
+pub(super) fn burst(bench: &mut Bench<'_>) -> Result<(), BenchError> {
+    let (every, bursts) = (1_000_000, bench.pick(6, 3));
+    let below = bench.options.services;
+    let pattern = Pattern::Burst { family: Family::Endpoint, below, within: 100_000, size: 50, every, bursts };
+    let sidecars = bench.sidecars(300, 60);
+    run(bench, Scenario::Burst, &pattern, sidecars, |setting| setting)
+}
+
+/// Every cluster and every assignment at once.
+pub(super) fn large(bench: &mut Bench<'_>) -> Result<(), BenchError> {
+    let pattern = Pattern::Whole { every: bench.pick(3_000_000, 2_000_000), count: bench.pick(4, 2) };
+    let sidecars = bench.sidecars(100, 30);
+    run(bench, Scenario::Large, &pattern, sidecars, |mut setting| {
+        setting.shape.services *= 2;
+        setting
+    })
+}
+
+/// The same changes by delta and by SotW, on both sides of Outpost.
+pub(super) fn variants(bench: &mut Bench<'_>) -> Result<(), BenchError> {
+    let sidecars = bench.sidecars(100, 30);
+    let below = bench.options.services;
+    let pattern =
+        Pattern::Single { family: Family::Cluster, number: None, below, every: 200_000, count: bench.pick(40, 15) };
+    for variant in [SerialVariant::Delta, SerialVariant::Sotw] {
+        run(bench, Scenario::DeltaVsSotw, &pattern, sidecars, |setting| Setting { variant, ..setting })?;
+    }
+    Ok(())
+}
+
+/// Each mode in turn, as often as is asked for.
+fn run(
+    bench: &mut Bench<'_>,
+    scenario: Scenario,
+    pattern: &Pattern,
+    sidecars: u32,
+    adapt: impl Fn(Setting) -> Setting,
+) -> Result<(), BenchError> {
+    let mut drawn: Vec<(String, Histogram, Histogram)> = Vec::new();
+    for repeat in 0..bench.repeats() {
+        for mode in bench.modes(&MODES) {
+            let setting = adapt(bench.setting(mode, sidecars));
+            let params = with(params(&setting), "changes", changes(pattern));
+            let place = against_direct(scenario, mode, params);
+            bench.screen.live(|| format!("  {} · {} · {sidecars} sidecars start", scenario.name(), mode.name()));
+            let mut rig = Rig::build(setting)?;
+            rig.join()?;
+            bench.screen.live(|| format!("  {} · {} · changes go out", scenario.name(), mode.name()));
+            let played = rig.play(pattern.clone())?;
+            bench.record(&place, &played);
+            stages(bench, &place, &played);
+            bench.screen.line(&summary(scenario, mode, sidecars, repeat, &played));
+            if repeat == 0 {
+                let curve = Histogram::of(&played.outcome.curve);
+                drawn.push((mode.name().to_owned(), played.latencies(), curve));
+            }
+        }
+    }
+    draw(bench, scenario, sidecars, &drawn);
+    Ok(())
+}
+
+fn changes(pattern: &Pattern) -> u32 {
+    match *pattern {
+        Pattern::Single { count, .. } => count,
+        Pattern::Burst { size, bursts, .. } => size * bursts,
+        Pattern::Whole { count, .. } => count * 2,
+    }
+}
+
+fn draw(bench: &mut Bench<'_>, scenario: Scenario, sidecars: u32, drawn: &[(String, Histogram, Histogram)]) {
+    if drawn.len() < 2 {
+        return;
+    }
+    let line = |name: &String, histogram: &Histogram| {
+        let points = histogram.curve(200).into_iter().map(|(micros, share)| (micros / 1000.0, share * 100.0));
+        Line { name: name.clone(), points: points.collect() }
+    };
+    let x = "ms from the intended time of the change".to_owned();
+    bench.results.charts.push(Chart {
+        title: format!("{}: latency of {sidecars} sidecars", scenario.name()),
+        x: x.clone(),
+        y: "% of deliveries".into(),
+        logarithmic: true,
+        lines: drawn.iter().map(|(name, latencies, _)| line(name, latencies)).collect(),
+    });
+    if sidecars > 1 {
+        bench.results.charts.push(Chart {
+            title: format!("{}: who has the last change when", scenario.name()),
+            x,
+            y: "% of sidecars up to date".into(),
+            logarithmic: false,
+            lines: drawn.iter().map(|(name, _, curve)| line(name, curve)).collect(),
+        });
+    }
+}
+
+/// Where in Outpost the time went: medians over changes.
+fn stages(bench: &mut Bench<'_>, place: &Place, played: &Played) {
+    let due: Vec<(u32, u64)> = played.plan.changes().iter().map(|change| (change.seq, change.at)).collect();
+    let mut spans: [(&str, Vec<f64>); 5] =
+        ["received", "committed", "first_written", "written", "answered"].map(|name| (name, Vec::new()));
+    for stage in &played.stages {
+        let Some((_, at)) = stage.label.parse().ok().and_then(|seq: u32| due.iter().find(|(of, _)| *of == seq)) else {
+            continue;
+        };
+        let moments = [Some(stage.received), Some(stage.committed), stage.first_written, stage.written, stage.answered];
+        for ((_, spans), moment) in spans.iter_mut().zip(moments) {
+            spans.extend(moment.map(|moment| moment.saturating_sub(*at) as f64 / 1000.0));
+        }
+    }
+    for (name, spans) in &spans {
+        if let Some(median) = median(spans) {
+            bench.add(place, &format!("stage_{name}"), "ms", median);
+        }
+    }
+}
+
+fn summary(scenario: Scenario, mode: Mode, sidecars: u32, repeat: u32, played: &Played) -> String {
+    let latencies = played.latencies();
+    let millis = |q| latencies.quantile(q).map_or(0.0, |latency| latency.as_secs_f64() * 1000.0);
+    let last: Vec<f64> = played.outcome.last.iter().map(|micros| *micros as f64 / 1000.0).collect();
+    format!(
+        "  {} · {} · {sidecars} sidecars · run {}: {} changes, p50 {:.2} ms, p99 {:.2} ms, last sidecar {:.2} ms (median); WAN {:.1} KB down",
+        scenario.name(),
+        mode.name(),
+        repeat + 1,
+        played.outcome.changes,
+        millis(0.5),
+        millis(0.99),
+        median(&last).unwrap_or(0.0),
+        played.traffic.down as f64 / 1000.0
+    )
+}

@@ -1,0 +1,119 @@
+//! Those who make trouble, and what the others notice: readers that do not
+//! read, sidecars that reject, a control plane that is gone.
+
+use super::{Bench, Scenario, against_direct, params, with};
+use crate::bench::histogram::Histogram;
+use crate::bench::mesh::Family;
+use crate::bench::part::Order;
+use crate::bench::plan::Pattern;
+use crate::bench::process::BenchError;
+use crate::bench::results::Place;
+use crate::bench::rig::{Mode, Rig, Setting};
+use crate::bench::wan::Outage;
+use std::time::{Duration, Instant};
+
+const MIB: f64 = (1 << 20) as f64;
+
+/// Ten changes a second of 4 KiB each.
+fn changes(count: u32) -> Pattern {
+    Pattern::Single { family: Family::Cluster, number: None, below: 10, every: 100_000, count }
+}
+
+/// The same with and without: of 100 sidecars of one group, ten read nothing.
+pub(super) fn slow(bench: &mut Bench<'_>) -> Result<(), BenchError> {
+    with_and_without(bench, Scenario::Slow, "slow_percent", 10, |setting, percent| Setting {
+        slow_percent: percent,
+        ..setting
+    })
+}
+
+/// The same with and without: of 100 sidecars, one rejects whatever changes.
+pub(super) fn nack(bench: &mut Bench<'_>) -> Result<(), BenchError> {
+    with_and_without(bench, Scenario::Nack, "nack_percent", 1, |setting, percent| Setting {
+        nack_percent: percent,
+        ..setting
+    })
+}
+
+fn with_and_without(
+    bench: &mut Bench<'_>,
+    scenario: Scenario,
+    name: &'static str,
+    percent: u32,
+    adapt: impl Fn(Setting, u32) -> Setting,
+) -> Result<(), BenchError> {
+    let sidecars = bench.sidecars(1000, 300);
+    for _ in 0..bench.repeats() {
+        for percent in [0, percent] {
+            let mut setting = adapt(bench.crowd(Mode::Relay, sidecars), percent);
+            setting.shape.sizes = vec![4096];
+            let without = with(params(&setting), name, 0);
+            let baseline = (percent > 0).then(|| (Mode::Relay.name(), without));
+            let params = with(params(&setting), name, percent);
+            let place = Place { scenario: scenario.name(), mode: Mode::Relay.name(), params, baseline };
+            bench.screen.live(|| format!("  {} · {percent} % of {sidecars} sidecars", scenario.name()));
+            let mut rig = Rig::build(setting)?;
+            rig.join()?;
+            // What comes first is not what is compared.
+            rig.play(changes(10))?;
+            let before = rig.used()?.relay.memory;
+            rig.order_swarms(&Order::Slow { rate: Some(0) })?;
+            let played = rig.play(changes(bench.pick(100, 50)))?;
+            bench.record(&place, &played);
+            let grown = played.memory.relay.memory as f64 - before as f64;
+            bench.add(&place, "outpost_rss_growth", "MiB", grown / MIB);
+            let rejected = played.counts.nacks as f64 / f64::from(played.outcome.changes);
+            bench.add(&place, "nacks_per_change", "nacks", rejected);
+            bench.screen.line(&format!(
+                "  {} · {percent} %: p99 of the others {:.2} ms, Outpost's memory {:+.1} MiB",
+                scenario.name(),
+                played.latencies().quantile(0.99).unwrap_or_default().as_secs_f64() * 1000.0,
+                grown / MIB
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// The WAN is cut; sidecars come meanwhile; it is back, with one change.
+pub(super) fn outage(bench: &mut Bench<'_>) -> Result<(), BenchError> {
+    let sidecars = bench.sidecars(100, 30);
+    let (new, span) = ((sidecars / 5).max(1), Duration::from_secs(bench.pick(60, 8)));
+    for _ in 0..bench.repeats() {
+        for mode in bench.modes(&[Mode::Direct, Mode::Relay]) {
+            let setting = Setting { shared: true, keep: true, ..bench.setting(mode, sidecars) };
+            let params = with(params(&setting), "outage_seconds", span.as_secs());
+            let place = against_direct(Scenario::Outage, mode, params);
+            bench.screen.live(|| format!("  outage · {} · {sidecars} sidecars start", mode.name()));
+            let mut rig = Rig::build(setting)?;
+            rig.join()?;
+            let before = rig.counts()?;
+            rig.order_wan(&Order::Cut(Outage::Silence))?;
+            bench.screen.live(|| format!("  outage · {} · the WAN is cut, {new} sidecars come", mode.name()));
+            let cut = Instant::now();
+            rig.add_swarm(new, false, None)?;
+            std::thread::sleep(span.saturating_sub(cut.elapsed()));
+            let during = rig.counts()?;
+            let times = Histogram::of(&rig.last_joins()?);
+            // It is due when the WAN is back.
+            let below = bench.options.services;
+            let begun =
+                rig.begin(Pattern::Single { family: Family::Endpoint, number: None, below, every: 0, count: 1 })?;
+            rig.order_wan(&Order::Heal)?;
+            let played = rig.finish(begun)?;
+            let joined = during.complete.saturating_sub(before.complete);
+            bench.add(&place, "joins_failed", "sidecars", f64::from(new.saturating_sub(joined)));
+            if joined > 0 {
+                bench.add(&place, "join_max", "ms", times.max().as_secs_f64() * 1000.0);
+            }
+            bench.add(&place, "streams_lost", "streams", during.lost.saturating_sub(before.lost) as f64);
+            let caught_up = played.outcome.last.first().copied().unwrap_or(0) as f64 / 1000.0;
+            bench.add(&place, "caught_up", "ms", caught_up);
+            bench.screen.line(&format!(
+                "  outage · {} · {joined} of {new} new sidecars were served; caught up {caught_up:.0} ms after the WAN was back",
+                mode.name()
+            ));
+        }
+    }
+    Ok(())
+}
