@@ -388,6 +388,9 @@ async fn a_members_token_opens_its_groups_stream() {
     let (_sender, mut receiver) = call(&connection, DELTA, &bearer(&first_token), first(DELTA, "n1")).await;
     receiver.message().await.unwrap();
     assert_eq!(picky.shown.lock().unwrap().as_slice(), std::slice::from_ref(&first_token));
+    // Another of the group, who stays.
+    let (_stays, mut other) = call(&connection, DELTA, &bearer(&first_token), first(DELTA, "n1")).await;
+    other.message().await.unwrap();
 
     // The control plane restarts, and does not take this token again.
     picky.refused.lock().unwrap().push(first_token.clone());
@@ -409,10 +412,13 @@ async fn a_members_token_opens_its_groups_stream() {
     };
     shown(true).await;
     desk.counts("outpost_groups_auth_stale 1").await;
+    let told = web::get(desk.outpost.admin().port(), "admin", "/notices").await.unwrap().body;
+    assert!(told.contains("\"about\":\"credentials\"") && told.contains("in 1 group"), "{told}");
 
     // What is held is served at once; the newer token opens the stream again.
     let (_sender, mut receiver) = call(&connection, DELTA, &bearer(&second_token), first(DELTA, "n1")).await;
     receiver.message().await.unwrap();
     shown(false).await;
+    desk.counts("outpost_groups_auth_stale 0").await;
     assert_eq!(picky.shown.lock().unwrap().last(), Some(&second_token));
 }

@@ -2,6 +2,7 @@
 
 use super::core::Applied;
 use super::private::Counts;
+use super::slot::Inner;
 use super::{Exchange, GroupHandle};
 use crate::traces::{Commit, Patch};
 use crate::xds::{Moment, TypeUrl};
@@ -112,7 +113,7 @@ impl Collector for Gauges {
         self.0.each(|inner| {
             groups += 1;
             members += inner.members();
-            stale += usize::from(inner.credentials.is_stale());
+            stale += usize::from(is_stale(inner));
             for (type_url, resources) in inner.state().sizes() {
                 types.entry(type_url.short()).or_default().resources += resources;
             }
@@ -143,9 +144,14 @@ impl Exchange {
     /// Groups of which no member has a token that is still good.
     pub fn auth_stale(&self) -> usize {
         let mut stale = 0;
-        self.each(|inner| stale += usize::from(inner.credentials.is_stale()));
+        self.each(|inner| stale += usize::from(is_stale(inner)));
         stale
     }
+}
+
+/// Of a group without members nobody is served, and nobody could bring a token.
+fn is_stale(inner: &Inner) -> bool {
+    inner.members() > 0 && inner.credentials.is_stale()
 }
 
 impl GroupHandle {
