@@ -30,6 +30,20 @@ async fn what_cannot_be_carried_out_says_why_and_exits_by_its_kind() {
 }
 
 #[test]
+fn the_version_is_that_of_the_package() {
+    let version = env!("CARGO_PKG_VERSION");
+    let said = |format: &str| {
+        let ran = run(&["version", "-o", format]);
+        assert_eq!(ran.code, Some(0), "{}", ran.messages);
+        ran.data
+    };
+    assert_eq!((said("table"), said("name")), (format!("outpost {version}\n"), format!("{version}\n")));
+    let json: Value = serde_json::from_str(&said("json")).unwrap();
+    assert_eq!(json, serde_json::json!({"apiVersion": "outpost/v1", "kind": "Version", "version": version}));
+    assert_eq!(serde_saphyr::from_str::<Value>(&said("yaml")).unwrap(), json);
+}
+
+#[test]
 fn every_shell_gets_its_completions() {
     for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
         let ran = run(&["completions", shell]);
