@@ -35,6 +35,7 @@ async fn what_is_well_before_start_and_while_it_runs() {
     assert_eq!(before.code, Some(0), "{before:?}");
     has(&findings(&before, "ports"), &["success", &format!("--listen {} is free", ports[0])]);
     has(&findings(&before, "upstream"), &["success", "answers a first ask", "by delta"]);
+    has(&findings(&before, "clock"), &["success our clock agrees with that of"]);
     has(&findings(&before, "running outpost"), &["warning an Outpost answers at", "Connection refused"]);
 
     let outpost = Outpost::start_at(dir.path(), &flags).await;

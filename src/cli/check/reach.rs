@@ -5,14 +5,10 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::upstream::probe::{Ahead, Answer, Probe, Stage, probe};
 use crate::xds::{Variant, code};
-use std::path::Path;
 use std::time::Duration;
 
 /// The way there, and the clocks.
 pub(super) async fn look(config: &Config, node: &str, clock: &Clock) -> (Vec<Finding>, Vec<Finding>) {
-    if let Some(directory) = &config.files {
-        return (vec![files(directory)], vec![]);
-    }
     match probe(&config.upstream, node, clock).await {
         Ok(probes) => (probes.iter().flat_map(way).collect(), probes.iter().filter_map(clocks).collect()),
         Err(error) => {
@@ -22,15 +18,6 @@ pub(super) async fn look(config: &Config, node: &str, clock: &Clock) -> (Vec<Fin
                 vec![],
             )
         }
-    }
-}
-
-/// In the place of a control plane.
-fn files(directory: &Path) -> Finding {
-    let what = format!("the files in {} can be served", directory.display());
-    match crate::files::load(directory) {
-        Ok(_) => Finding::good(what),
-        Err(problems) => Finding::error(what, problems.to_string(), "mend the files; nothing of them counts before"),
     }
 }
 
@@ -94,10 +81,13 @@ fn hint(code: i32) -> &'static str {
 const SKEW: Duration = Duration::from_secs(30);
 
 fn clocks(probe: &Probe) -> Option<Finding> {
+    probe.answer.as_ref().filter(|answer| **answer != Answer::NotTried)?;
     let what = format!("our clock agrees with that of {}", probe.address);
-    let (off, how) = match probe.ahead? {
-        Ahead::By(off) => (off, "ahead"),
-        Ahead::Behind(off) => (off, "behind"),
+    let (off, how) = match probe.ahead {
+        Some(Ahead::By(off)) => (off, "ahead"),
+        Some(Ahead::Behind(off)) => (off, "behind"),
+        // Few gRPC servers do.
+        None => return Some(Finding::good(format!("{} tells no time: clocks are not compared", probe.address))),
     };
     Some(if off <= SKEW {
         Finding::good(what)
@@ -105,4 +95,36 @@ fn clocks(probe: &Probe) -> Option<Finding> {
         let error = format!("ours is {:.0} s {how}", off.as_secs_f64());
         Finding::error(what, error, "let both machines take their time from NTP: certificates and tokens depend on it")
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Verdict;
+    use super::*;
+
+    #[test]
+    fn clocks_are_compared_where_the_time_is_told() {
+        let seconds = |seconds| Duration::from_secs(seconds);
+        let table = [
+            (None, Verdict::Success, "tells no time"),
+            (Some(Ahead::By(seconds(30))), Verdict::Success, "our clock agrees"),
+            (Some(Ahead::By(seconds(31))), Verdict::Error, "ours is 31 s ahead"),
+            (Some(Ahead::Behind(seconds(3600))), Verdict::Error, "ours is 3600 s behind"),
+        ];
+        let probe = |answer, ahead| Probe {
+            address: "istiod:15012".into(),
+            named: true,
+            tls: true,
+            broke: None,
+            round_trip: Duration::ZERO,
+            answer,
+            ahead,
+        };
+        for (ahead, verdict, said) in table {
+            let found = clocks(&probe(Some(Answer::Silence(Variant::Delta)), ahead)).unwrap();
+            assert_eq!(found.result, verdict, "{found:?}");
+            assert!(format!("{found:?}").contains(said), "{found:?}");
+        }
+        assert!(clocks(&probe(None, None)).is_none() && clocks(&probe(Some(Answer::NotTried), None)).is_none());
+    }
 }

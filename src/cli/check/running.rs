@@ -41,7 +41,8 @@ async fn nobody_listens(admin: &str) -> bool {
 
 fn connected(upstreams: &[Upstream]) -> Finding {
     if let Some(directory) = upstreams.iter().find(|each| each.files.is_some()) {
-        let what = format!("it serves what the files in {} say", directory.address);
+        // The address says that it is files.
+        let what = format!("it serves what the {} say", directory.address);
         let hint = "what was read before is served: mend the files";
         return match &directory.last_error {
             None => Finding::good(what),
