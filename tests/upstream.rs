@@ -14,7 +14,7 @@ use outpost::content::{Body, Reach, Served, Store};
 use outpost::exchange::{Exchange, Member};
 use outpost::group::GroupKey;
 use outpost::session::Want;
-use outpost::upstream::{Keeping, Metrics, Settings, Upstream, Waits};
+use outpost::upstream::{EndpointReport, Keeping, Metrics, Settings, Upstream, Waits};
 use outpost::xds::{Name, TypeUrl, Variant};
 use prometheus_client::registry::Registry;
 use std::path::Path;
@@ -490,6 +490,32 @@ async fn a_goaway_moves_the_stream_before_it_breaks() {
     next.say(Response::new("cds").nonce("1")).await;
     play.ended().await;
     assert_eq!(shown(&member.served(), "cds"), ["a=1"]);
+}
+
+/// Who looks wants to know how long it has been, not when it was last tried.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn how_long_nothing_stands_is_told() {
+    let (mut server, clock) = (Server::start(Setup::default()).await, Clock::manual());
+    let relay = Relay::start_by(clock.clone(), &config(&[&server]), settings());
+    let _member = relay.member("n1");
+    let _play = eventually_streams(&clock, &mut server, 1).await;
+    let until = async |what: &str, holds: &dyn Fn(&EndpointReport) -> bool| {
+        eventually(what, || {
+            clock.advance(10 * MS);
+            let report = relay.upstream.report().remove(0);
+            if holds(&report) { Ok(report) } else { Err(format!("{report:?}")) }
+        })
+        .await
+    };
+    assert_eq!(relay.upstream.report()[0].down_since, None);
+    server.kill();
+    let since = until("it is lost", &|report| report.down_since.is_some()).await.down_since.unwrap();
+    let later = since + Duration::from_secs(1);
+    let tried = until("it is tried again", &|report| report.last_error.as_ref().is_some_and(|of| of.0 > later)).await;
+    assert_eq!((tried.down_since, tried.connected_since), (Some(since), None));
+    server.restart().await;
+    let back = until("it stands", &|report| report.connected_since.is_some()).await;
+    assert_eq!(back.down_since, None);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -259,7 +259,7 @@ pub struct Upstream {
     pub streams: usize,
     /// `delta` or `sotw`, once it is known.
     pub variant: Option<String>,
-    /// How long it has been connected; else since it was last tried or lost.
+    /// How long it has been connected, or could not be.
     pub seconds: Option<Seconds>,
     pub last_error: Option<String>,
     /// Since the last response of any stream.

@@ -289,7 +289,7 @@ fn group(now: Moment, handle: &GroupHandle) -> Group {
 }
 
 fn address(now: Moment, endpoint: &EndpointReport) -> Address {
-    let since = endpoint.connected_since.or(endpoint.last_error.as_ref().map(|(at, _)| *at));
+    let since = endpoint.connected_since.or(endpoint.down_since);
     Address {
         address: endpoint.address.to_string(),
         priority: endpoint.priority,

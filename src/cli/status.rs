@@ -138,10 +138,8 @@ fn reach(upstreams: &[Upstream]) -> String {
             text.push_str(&format!("upstream {}: {connections}, {streams}{since}\n", upstream.address));
         } else {
             let why = upstream.last_error.as_deref().map(|error| format!(" ({})", clean(error))).unwrap_or_default();
-            // The newest failure, not the first.
-            let tried =
-                upstream.seconds.map(|seconds| format!(", last tried {} ago", age(seconds))).unwrap_or_default();
-            text.push_str(&format!("upstream {}: not connected{tried}{why}\n", upstream.address));
+            let since = upstream.seconds.map(|seconds| format!(" for {}", age(seconds))).unwrap_or_default();
+            text.push_str(&format!("upstream {}: not connected{since}{why}\n", upstream.address));
         }
     }
     if !upstreams.is_empty() && upstreams.iter().all(|upstream| upstream.connections == 0 && upstream.files.is_none()) {
@@ -263,7 +261,7 @@ mod tests {
         }];
         let want = "\
 3 streams: 1 rejected, 1 stale, 1 synced
-upstream istiod:15012: not connected, last tried 2.0s ago (refused)
+upstream istiod:15012: not connected for 2.0s (refused)
 what is held is served; nothing new can come
 
 NODE  GROUP    STATE     AGE   TYPES    DETAIL

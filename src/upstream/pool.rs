@@ -22,7 +22,7 @@ use crate::transport::tls::Own;
 use crate::xds::time::earliest;
 use crate::xds::{Moment, Variant};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
@@ -89,8 +89,10 @@ struct SiteState {
     alone: Attempts,
     /// … and for one more beside what stands: that these fail keeps nobody waiting.
     beside: Attempts,
-    /// Since when at least one connection stands.
+    /// Since when at least one connection stands …
     connected: Option<Moment>,
+    /// … or none does though it was tried.
+    down: Option<Moment>,
     /// The server lacks delta.
     sotw: bool,
     /// What it answered last.
@@ -136,6 +138,7 @@ impl Site {
             alone: Attempts::default(),
             beside: Attempts::default(),
             connected: None,
+            down: None,
             sotw: false,
             spoken: None,
             last_error: None,
@@ -239,6 +242,7 @@ impl Site {
             streams: self.streams.load(Ordering::Relaxed),
             variant: state.spoken,
             connected_since: state.connected,
+            down_since: state.down,
             last_error: state.last_error.clone(),
             last_message: (heard > 0).then(|| Moment::from_start(Duration::from_millis(heard))),
             bytes_received: traffic().map(|traffic| traffic.received()).sum(),
@@ -524,7 +528,7 @@ impl Pool {
             state.links.remove(at).connection.retire("our certificate was replaced");
         }
         state.links.push(Link { connection, since: now, number, renewal: Renewal::new(own) });
-        (state.grow, state.failing) = (false, false);
+        (state.grow, state.failing, state.down) = (false, false, None);
         state.connected.get_or_insert(now);
     }
 
@@ -540,6 +544,7 @@ impl Pool {
         let ended = if error.is_unreached() { Ended::Unreached } else { Ended::After(Duration::ZERO) };
         state.back_off(now, &self.waits, ended);
         state.failing = state.links.is_empty();
+        state.down = state.down.or(state.failing.then_some(now));
         drop(state);
         self.raise_level();
     }
@@ -554,7 +559,7 @@ impl Pool {
         tracing::warn!(address = %site.address, lived = ?lived, reason, "connection to the control plane ended");
         state.last_error = Some((now, text.into()));
         if state.links.is_empty() {
-            state.connected = None;
+            (state.connected, state.down) = (None, Some(now));
         }
         drop(state);
         site.wake.notify_one();
@@ -582,12 +587,7 @@ impl Pool {
     }
 }
 
-async fn watch_link(
-    pool: std::sync::Weak<Pool>,
-    site: std::sync::Weak<Site>,
-    mut state: watch::Receiver<State>,
-    number: u64,
-) {
+async fn watch_link(pool: Weak<Pool>, site: Weak<Site>, mut state: watch::Receiver<State>, number: u64) {
     let ended = state.wait_for(|state| *state != State::Open).await.map(|state| state.clone());
     let reason = match ended {
         Ok(State::GoingAway(reason) | State::Closed(reason)) => reason,

@@ -18,6 +18,8 @@ pub struct EndpointReport {
     pub variant: Option<Variant>,
     /// Since when at least one connection stands.
     pub connected_since: Option<Moment>,
+    /// Since when none does, where it was tried.
+    pub down_since: Option<Moment>,
     pub last_error: Option<(Moment, Arc<str>)>,
     /// When the last response of any stream came.
     pub last_message: Option<Moment>,
