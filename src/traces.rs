@@ -135,6 +135,8 @@ impl<E: SpanExporter> SpanExporter for Telling<E> {
 #[derive(Debug)]
 struct Active {
     span: Span,
+    /// When the patch was received.
+    began: SystemTime,
     commit: Commit,
     prepared: Option<(Moment, Moment)>,
     first: Option<Moment>,
@@ -195,7 +197,8 @@ impl Patches {
             known.span.set_attribute(KeyValue::new("outpost.names", int(known.commit.changed)));
             return;
         }
-        let builder = SpanBuilder::from_name("patch").with_start_time(self.wall(patch.received)).with_attributes([
+        let began = self.wall(patch.received);
+        let builder = SpanBuilder::from_name("patch").with_start_time(began).with_attributes([
             KeyValue::new("xds.type", patch.type_url.short()),
             KeyValue::new("xds.version", commit.label.to_string()),
             KeyValue::new("outpost.group", patch.group.to_string()),
@@ -207,7 +210,7 @@ impl Patches {
         }
         let mut active = self.lock();
         if active.len() < MOST {
-            active.insert(patch, Active::new(span, commit));
+            active.insert(patch, Active::new(span, began, commit));
         }
     }
 
@@ -254,19 +257,21 @@ impl Patches {
             let Active { commit, first, written, answered, sent, .. } = active;
             return tell(Ended { patch: patch.clone(), commit, first, written, answered, sent });
         }
-        let Active { mut span, commit, prepared, first, written, answered, slowest, .. } = active;
+        let Active { mut span, began, commit, prepared, first, written, answered, slowest, .. } = active;
+        // From one reading of the clock: no part begins before the whole.
+        let wall = |moment: Moment| began + moment.since(patch.received);
         let parent = Context::new().with_remote_span_context(span.span_context().clone());
         let child = |name: &'static str, from: Moment, to: Option<Moment>| {
             let Some(to) = to else { return };
-            let builder = SpanBuilder::from_name(name).with_start_time(self.wall(from));
-            self.tracer.build_with_context(builder, &parent).end_with_timestamp(self.wall(to));
+            let builder = SpanBuilder::from_name(name).with_start_time(wall(from));
+            self.tracer.build_with_context(builder, &parent).end_with_timestamp(wall(to));
         };
         child("commit", patch.received, Some(commit.at));
         prepared.into_iter().for_each(|(from, to)| child("prepare", from, Some(to)));
         child("fan-out", commit.at, written);
         first.into_iter().for_each(|first| child("answer", first, answered));
         for (latency, node) in slowest {
-            let at = self.wall(patch.received + latency);
+            let at = wall(patch.received + latency);
             let facts = vec![
                 KeyValue::new("outpost.node", node.to_string()),
                 KeyValue::new("outpost.latency_seconds", latency.as_secs_f64()),
@@ -280,7 +285,7 @@ impl Patches {
             KeyValue::new("outpost.bytes", int(active.bytes)),
         ]);
         let last = [Some(commit.at), written, answered].into_iter().flatten().max().unwrap_or(commit.at);
-        span.end_with_timestamp(self.wall(last));
+        span.end_with_timestamp(wall(last));
     }
 
     /// Ends what is under way and sends what is left. Blocks for a few seconds at most.
@@ -294,9 +299,10 @@ impl Patches {
 }
 
 impl Active {
-    fn new(span: Span, commit: Commit) -> Self {
+    fn new(span: Span, began: SystemTime, commit: Commit) -> Self {
         Self {
             span,
+            began,
             last: commit.at,
             commit,
             prepared: None,
