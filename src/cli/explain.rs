@@ -30,7 +30,11 @@ pub(super) async fn run(explain: &Explain) -> Result<(String, Outcome), Failure>
     let outcome = output::found(!found.is_empty());
     let text = match explain.asking.output {
         Format::Table | Format::Wide if found.is_empty() => {
-            format!("no stream of node {:?} is connected; outpost status lists those that are\n", explain.node)
+            eprintln!(
+                "outpost: no stream of node {:?} is connected; outpost status lists those that are",
+                explain.node
+            );
+            String::new()
         }
         Format::Table | Format::Wide => {
             let text: Vec<_> = found.iter().map(|each| render(each, explain.type_url.is_some())).collect();
