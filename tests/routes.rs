@@ -19,6 +19,7 @@ use outpost::proto::protobuf::{Any, Struct, Value as Proto, value::Kind};
 use outpost::transport::client::{Address, Connection, Dialer, Options, Receiver, StreamEnd};
 use outpost::transport::frame::{Budget, Limit};
 use outpost::transport::server::{self, Bound, Call, Handler, Listen};
+use outpost::transport::status;
 use outpost::transport::stream::Sender;
 use outpost::transport::tls::{ClientAuth, ClientFiles, ClientTls, Pair, ServerTls};
 use outpost::xds::{Status, code};
@@ -232,6 +233,78 @@ async fn every_path_for_every_kind_of_caller() {
         desk.counts(&format!("unauthenticated_calls_total{{reason=\"{reason}\"}}")).await;
     }
     desk.counts("downstream_rejected_total{reason=\"node_not_allowed\"}").await;
+}
+
+/// What a row shows: the name in its certificate, its headers, and the id of its node.
+fn shows(row: &str, issuer: &Issuer) -> (Option<&'static str>, HeaderMap, &'static str) {
+    const CART: &str = "spiffe://mesh.example/ns/shop/sa/cart";
+    let account = |account: &str, changes: Value| bearer(&issuer.token(account, &changes));
+    let shop = |changes: Value| account("system:serviceaccount:shop:cart", changes);
+    let (nothing, id) = (HeaderMap::new(), "n1");
+    match row {
+        "nothing" => (None, nothing, id),
+        "a certificate of another trust domain" => (Some("spiffe://evil.example/ns/shop/sa/cart"), nothing, id),
+        "a token of another trust domain" => (None, account("spiffe://evil.example/x", json!({})), id),
+        "a certificate and another's token" => (Some(CART), account("system:serviceaccount:bank:pay", json!({})), id),
+        "a certificate and no good token" => (Some(CART), bearer("x"), id),
+        "a password" => {
+            let basic = HeaderValue::from_static("Basic YWxpY2U6eA==");
+            (None, HeaderMap::from_iter([(header::AUTHORIZATION, basic)]), id)
+        }
+        "two tokens" => {
+            let mut headers = shop(json!({}));
+            headers.append(header::AUTHORIZATION, headers[header::AUTHORIZATION].clone());
+            (None, headers, id)
+        }
+        "text for a token" => (None, bearer("nothing"), id),
+        "a token that has expired" => (None, shop(json!({"exp": after(Duration::ZERO) - 31})), id),
+        "a token for later" => (None, shop(json!({"nbf": after(Duration::from_secs(60))})), id),
+        "a token without an end" => (None, shop(json!({"exp": null})), id),
+        "a token of another issuer" => (None, shop(json!({"iss": "https://other.test"})), id),
+        "a token for another audience" => (None, shop(json!({"aud": "kubernetes"})), id),
+        "a token of an unknown key" => (None, shop(json!({"kid": "k2"})), id),
+        "a token that another signed" => (None, bearer(&Issuer::new().token("alice", &json!({}))), id),
+        "a token by a shared secret" => {
+            let token = issuer.token("alice", &json!({}));
+            let (_, rest) = token.split_once('.').unwrap();
+            // {"alg":"HS256","kid":"k1"}
+            (None, bearer(&format!("eyJhbGciOiJIUzI1NiIsImtpZCI6ImsxIn0.{rest}")), id)
+        }
+        "a token of nobody" => (None, account("", json!({})), id),
+        "a node of another namespace" => (Some("spiffe://mesh.example/ns/bank/sa/cart"), nothing, id),
+        "a node of another account" => (Some("spiffe://mesh.example/ns/shop/sa/pay"), nothing, id),
+        "a node whose id is of another namespace" => {
+            (Some(CART), nothing, "sidecar~10.0.0.1~cart-1.bank~bank.svc.cluster.local")
+        }
+        other => panic!("bad_callers.txt has a row that is not tried: {other}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_shows_what_is_no_good_is_told_and_counted() {
+    let desk = Desk::open(&[]).await;
+    let lines = include_str!("bad_callers.txt").lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
+    let rows: Vec<Vec<&str>> = lines.map(|line| line.split('|').map(str::trim).collect()).collect();
+    assert!(rows.len() >= 20);
+    let counted = |text: &str, metric: &str| -> u64 {
+        let line = text.lines().find_map(|line| line.split_once(metric).map(|(_, number)| number.trim()));
+        line.map_or(0, |number| number.parse().unwrap())
+    };
+    for (at, row) in rows.iter().enumerate() {
+        let [shown, code, said, metric] = row[..] else { panic!("not four columns: {row:?}") };
+        let (certificate, headers, id) = shows(shown, &desk.issuer);
+        let connection = desk.connect(certificate.map(|uri| desk.files(&format!("row{at}"), uri))).await;
+        let before = counted(&desk.metrics().await, metric);
+        let (got, text) = outcome(&connection, DELTA, &headers, id).await;
+        assert_eq!(status::name(got), code, "{shown}: {text}");
+        assert!(text.contains(said), "{shown}: {text}");
+        eventually(shown, || async {
+            let now = counted(&desk.metrics().await, metric);
+            check(now == before + 1, || format!("{metric} {now}"))
+        })
+        .await;
+    }
+    assert!(desk.outpost.exchange().groups().is_empty(), "no group was made of any");
 }
 
 /// The admin endpoint knows no callers: what it shows it shows to all, and only
