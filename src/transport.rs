@@ -22,6 +22,7 @@ pub mod certificates;
 pub mod client;
 pub mod frame;
 pub mod gate;
+mod gather;
 pub mod identity;
 pub mod io;
 pub mod jwks;

@@ -6,6 +6,7 @@ use crate::breaks;
 use crate::clock::Clock;
 use crate::transport::Identity;
 use crate::transport::gate::Denied;
+use crate::transport::gather::{Gather, Turns};
 use crate::transport::io::{Counted, Socket};
 use crate::transport::tls::ServerTls;
 use crate::xds::{Moment, Status, code};
@@ -14,7 +15,7 @@ use futures_util::{FutureExt, future};
 use h2::server::{self, SendResponse};
 use h2::{Ping, PingPong, Reason, RecvStream};
 use http::Request;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::sync::Arc;
@@ -25,7 +26,7 @@ use tokio::sync::watch;
 const LAST_FLUSH: Duration = Duration::from_secs(1);
 
 type Who = Result<Option<Identity>, IdentityError>;
-type Http2 = server::Connection<Box<dyn Socket>, Bytes>;
+type Http2 = server::Connection<Gather<Box<dyn Socket>>, Bytes>;
 
 /// Serves a connection until it ends.
 pub(super) async fn run<H: Handler>(incoming: Incoming, shared: &Arc<Shared<H>>) {
@@ -71,8 +72,12 @@ async fn secure<H>(tls: &ServerTls, socket: impl Socket, shared: &Shared<H>) -> 
     Ok((socket, who))
 }
 
-async fn handshake<H>(socket: Box<dyn Socket>, shared: &Shared<H>) -> Result<Http2, Accepted> {
+async fn handshake<H>(
+    socket: Box<dyn Socket>,
+    shared: &Shared<H>,
+) -> Result<(Http2, Turns<Box<dyn Socket>>), Accepted> {
     let settings = &shared.settings;
+    let (socket, turns) = Gather::new(socket);
     let shake = server::Builder::new()
         .initial_window_size(if breaks::on("C-177") { 65_535 } else { settings.stream_window })
         .initial_connection_window_size(settings.connection_window)
@@ -84,15 +89,26 @@ async fn handshake<H>(socket: Box<dyn Socket>, shared: &Shared<H>) -> Result<Htt
         .max_pending_accept_reset_streams(20)
         .max_local_error_reset_streams(Some(128))
         .handshake(socket);
-    within(&shared.clock, settings.handshake_timeout, shake).await.ok_or(Accepted::Http2Timeout)?.map_err(|error| {
+    let shaken = within(&shared.clock, settings.handshake_timeout, shake).await.ok_or(Accepted::Http2Timeout)?;
+    let http2 = shaken.map_err(|error| {
         tracing::debug!(%error, "HTTP/2 handshake failed");
         Accepted::Http2Failed
-    })
+    })?;
+    Ok((http2, turns))
+}
+
+/// The next call. All of HTTP/2 goes on in here.
+async fn accept(
+    http2: &mut Http2,
+    turns: &Turns<Box<dyn Socket>>,
+) -> Option<Result<(Request<RecvStream>, SendResponse<Bytes>), h2::Error>> {
+    poll_fn(|cx| turns.poll(cx, |cx| http2.poll_accept(cx))).await
 }
 
 /// A connection that is served.
 struct Serving<'a, H> {
     http2: Http2,
+    turns: Turns<Box<dyn Socket>>,
     peer: Arc<Peer>,
     /// Set where the certificate was verified and names nobody.
     nobody: Option<IdentityError>,
@@ -104,7 +120,12 @@ struct Serving<'a, H> {
 }
 
 impl<'a, H: Handler> Serving<'a, H> {
-    fn new(http2: Http2, address: Arc<str>, who: Who, shared: &'a Arc<Shared<H>>) -> Self {
+    fn new(
+        (http2, turns): (Http2, Turns<Box<dyn Socket>>),
+        address: Arc<str>,
+        who: Who,
+        shared: &'a Arc<Shared<H>>,
+    ) -> Self {
         let (identity, nobody) = match who {
             Ok(identity) => (identity, None),
             Err(error) => (None, Some(error)),
@@ -112,7 +133,7 @@ impl<'a, H: Handler> Serving<'a, H> {
         let planned = planned_end(shared, identity.as_ref());
         let (ending, watched) = watch::channel(None);
         let peer = Arc::new(Peer { address, identity, ending: watched });
-        Self { http2, peer, nobody, ending, shared, planned, called: false }
+        Self { http2, turns, peer, nobody, ending, shared, planned, called: false }
     }
 
     async fn serve(mut self) -> Ended {
@@ -129,7 +150,7 @@ impl<'a, H: Handler> Serving<'a, H> {
             let ending = *self.ending.borrow();
             let over = |plain| ending.map_or(plain, |ending| of(ending.cause));
             tokio::select! {
-                accepted = self.http2.accept() => match accepted {
+                accepted = accept(&mut self.http2, &self.turns) => match accepted {
                     Some(Ok((request, respond))) => self.begin(request, respond),
                     Some(Err(error)) => {
                         tracing::debug!(peer = %self.peer.address, %error, "connection broke off");
@@ -179,8 +200,8 @@ impl<'a, H: Handler> Serving<'a, H> {
     async fn abandon(&mut self, reason: Reason) {
         self.http2.abrupt_shutdown(reason);
         let clock = &self.shared.clock;
-        let http2 = &mut self.http2;
-        within(clock, LAST_FLUSH, std::future::poll_fn(|cx| http2.poll_closed(cx))).await;
+        let (http2, turns) = (&mut self.http2, &self.turns);
+        within(clock, LAST_FLUSH, poll_fn(|cx| turns.poll(cx, |cx| http2.poll_closed(cx)))).await;
     }
 
     fn begin(&mut self, request: Request<RecvStream>, respond: SendResponse<Bytes>) {
