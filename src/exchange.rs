@@ -14,6 +14,7 @@
 //! Promise: no lock is held over an await or a waker. Who reads what is served
 //! never waits for a commit.
 
+mod again;
 mod apart;
 mod commit;
 pub mod core;

@@ -19,6 +19,16 @@ pub struct Want {
     pub wildcard: bool,
     /// Names, and globs as they stand. Shared: equal sets are one object.
     pub names: Arc<NameSet>,
+    /// Of a group: names that nobody wanted for a while that the upstream may not
+    /// have noticed. Nothing is kept of them, so they must be asked again. Each has a
+    /// number of its own; a higher one came later.
+    pub again: Arc<[(u64, Name)]>,
+}
+
+impl Want {
+    pub fn new(type_url: TypeUrl, wildcard: bool, names: Arc<NameSet>) -> Self {
+        Self { type_url, wildcard, names, again: Arc::default() }
+    }
 }
 
 /// A request that is no subscription, passed on as it is over the upstream stream

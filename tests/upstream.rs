@@ -105,7 +105,7 @@ impl Relay {
 
     fn want(&self, member: &Member, short: &str, wildcard: bool, names: &[&str]) {
         let names = self.store.names(names.iter().map(|name| Name::from(*name)).collect());
-        member.want(Want { type_url: url(short), wildcard, names });
+        member.want(Want::new(url(short), wildcard, names));
     }
 
     fn last_error(&self) -> String {

@@ -364,7 +364,7 @@ impl GroupState {
     /// clusters that are held.
     pub fn wanted_upstream(&mut self) -> Vec<Want> {
         let store = &self.store;
-        self.types.values_mut().map(|kind| kind.union(store)).collect()
+        self.types.values_mut().map(|kind| kind.wanted(store)).collect()
     }
 
     /// What is held of what is subscribed, with the upstream's own versions, empty

@@ -357,7 +357,7 @@ mod tests {
 
     fn want(store: &Store, wildcard: bool, names: &[&str]) -> Want {
         let names = store.names(names.iter().map(|&name| name.into()).collect());
-        Want { type_url: TypeUrl::from_short("eds").unwrap(), wildcard, names }
+        Want::new(TypeUrl::from_short("eds").unwrap(), wildcard, names)
     }
 
     fn moved(gained: &[&str], lost: &[&str], wildcard: Option<bool>) -> Moved {

@@ -5,6 +5,7 @@
 //! [`GroupState`](super::core::GroupState): members to wake, and whether the
 //! subscription or what is served is another.
 
+use super::again::Again;
 use super::apart::Apart;
 use super::core::MemberId;
 use super::expiry::Expiry;
@@ -87,6 +88,7 @@ pub(super) struct GroupType {
     pub(super) buried: VecDeque<(Moment, Name)>,
     pub(super) notes: Notes,
     union: Option<Arc<NameSet>>,
+    again: Again,
 }
 
 impl GroupType {
@@ -117,6 +119,7 @@ impl GroupType {
             buried: VecDeque::new(),
             notes: Notes { serve: true, ..Notes::default() },
             union: None,
+            again: Again::default(),
         }
     }
 
@@ -251,6 +254,7 @@ impl GroupType {
             let members = self.glob_members(name).count();
             self.globs.insert(name.clone(), members);
         }
+        self.again.gained(name);
         self.subscription_changed();
         if scene.connected && self.holds(name) && !self.is_confirmed(name) {
             self.awaited.insert(name, scene.now + scene.timing.reconfirm);
@@ -307,13 +311,18 @@ impl GroupType {
         self.pulse.synced_for(scene.now) + span
     }
 
-    /// All that is subscribed upstream.
-    pub(super) fn union(&mut self, store: &Store) -> Want {
+    /// All that is subscribed upstream, for who subscribes it.
+    pub(super) fn wanted(&mut self, store: &Store) -> Want {
+        let names = self.union(store);
+        let again = self.again.read(&names);
+        Want { again, ..Want::new(self.url.clone(), self.wildcard_subscribed(), names) }
+    }
+
+    fn union(&mut self, store: &Store) -> Arc<NameSet> {
         if self.union.is_none() {
             self.union = Some(self.make_union(store));
         }
-        let names = self.union.clone().unwrap_or_default();
-        Want { type_url: self.url.clone(), wildcard: self.wildcard_subscribed(), names }
+        self.union.clone().unwrap_or_default()
     }
 
     fn make_union(&self, store: &Store) -> Arc<NameSet> {
@@ -331,13 +340,14 @@ impl GroupType {
 
     /// The names subscribed by themselves, in ascending order.
     pub(super) fn subscribed_names(&mut self, store: &Store) -> Arc<NameSet> {
-        self.union(store).names
+        self.union(store)
     }
 
     // What the upstream's answers end.
 
     /// The upstream has spoken about `name`.
     pub(super) fn answered(&mut self, name: &str) {
+        self.again.answered(name);
         if self.restating.remove(name) {
             self.unblock(name);
         }

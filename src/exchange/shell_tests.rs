@@ -38,7 +38,7 @@ impl Bench {
 
     fn want(&self, member: &Member, name: &str) {
         let names = self.store.names(vec![name.into()]);
-        member.want(Want { type_url: eds(), wildcard: false, names });
+        member.want(Want::new(eds(), false, names));
     }
 
     fn update(&self, name: &str, content: &'static str) -> Update {

@@ -112,7 +112,7 @@ impl Bench {
     pub(super) fn want(&mut self, member: MemberId, short: &str, list: &[&str]) {
         let wildcard = list.contains(&"*");
         let named = list.iter().filter(|name| **name != "*").map(|&name| name.into()).collect();
-        let want = Want { type_url: kind(short), wildcard, names: self.store.names(named) };
+        let want = Want::new(kind(short), wildcard, self.store.names(named));
         self.state.want(self.now, member, &want);
         self.state.take_wakes();
     }
@@ -327,6 +327,37 @@ fn whole_sets_say_what_is_gone() {
     bench.apply(with("eds", "", &["A1", "B1"]));
     bench.apply(whole("eds", &["A2"], false));
     assert_eq!(bench.shows("eds"), "A2 B1");
+}
+
+#[test]
+fn a_name_that_came_back_unseen_is_asked_again() {
+    let again = |bench: &mut Bench| {
+        let wants = bench.state.wanted_upstream();
+        wants.iter().flat_map(|want| want.again.iter().cloned().collect::<Vec<_>>()).collect::<Vec<_>>()
+    };
+    let mut bench = Bench::wanting("eds", &["A", "B"]);
+    bench.state = GroupState::private(bench.now, bench.store.clone(), &Default::default());
+    bench.open();
+    bench.want(ONE, "eds", &["A", "B"]);
+    assert!(again(&mut bench).is_empty());
+    bench.apply(with("eds", "", &["A1", "B1"]));
+    bench.want(ONE, "eds", &["A"]);
+    bench.want(ONE, "eds", &["A", "B"]);
+    assert_eq!(bench.shows("eds"), "A1", "nothing of a private group outlives its interest");
+    assert!(bench.state.take_asks_changed());
+    let first = again(&mut bench);
+    assert_eq!(first, [(1, "B".into())]);
+    assert_eq!(again(&mut bench), first, "until there is a word on it, for every stream");
+    bench.want(ONE, "eds", &["A"]);
+    bench.want(ONE, "eds", &["A", "B"]);
+    assert_eq!(again(&mut bench), [(2, "B".into())]);
+    bench.apply(with("eds", "", &["B2"]));
+    assert!(again(&mut bench).is_empty());
+    // Who reads in between sees it go.
+    bench.want(ONE, "eds", &["A"]);
+    assert!(again(&mut bench).is_empty());
+    bench.want(ONE, "eds", &["A", "B"]);
+    assert!(again(&mut bench).is_empty());
 }
 
 #[test]

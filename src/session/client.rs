@@ -337,7 +337,10 @@ fn delta_request(now: Moment, state: &mut TypeState, most: usize) -> Option<Requ
     let part = match state.take_part(now) {
         Some(part) => part,
         None => {
-            let mut ask = state.subscription.ask_delta()?;
+            let Some(mut ask) = state.subscription.ask_delta() else {
+                state.asks_nothing();
+                return None;
+            };
             let whole = Part {
                 subscribe: std::mem::take(&mut ask.subscribe),
                 unsubscribe: std::mem::take(&mut ask.unsubscribe),
@@ -363,6 +366,9 @@ fn sotw_request(now: Moment, state: &mut TypeState) -> Option<Request> {
     }
     let answer = state.take_answer();
     let ask = state.subscription.ask_sotw();
+    if ask.is_none() {
+        state.asks_nothing();
+    }
     if answer.is_none() && ask.is_none() {
         return None;
     }

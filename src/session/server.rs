@@ -452,11 +452,7 @@ impl TypeState {
 }
 
 fn want(type_url: &TypeUrl, state: &TypeState) -> Want {
-    Want {
-        type_url: type_url.clone(),
-        wildcard: state.subscription.wildcard(),
-        names: state.subscription.names().clone(),
-    }
+    Want::new(type_url.clone(), state.subscription.wildcard(), state.subscription.names().clone())
 }
 
 /// The label of a tree that is not the upstream's own (C-044).

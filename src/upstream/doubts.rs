@@ -27,6 +27,10 @@ impl Doubts {
 
     /// Another stream said this.
     pub(super) fn raise(&mut self, said: &Said) {
+        if said.names.is_empty() && !said.whole {
+            // It was silence.
+            return;
+        }
         let doubt = self.0.entry(said.type_url.clone()).or_default();
         doubt.names.extend(said.names.iter().cloned());
         doubt.others |= said.whole;

@@ -48,6 +48,8 @@ pub(super) struct TypeState {
     pub(super) type_url: TypeUrl,
     variant: Variant,
     pub(super) subscription: Subscription,
+    /// The number of the newest name that was to be asked again.
+    again: u64,
     /// What of the last ask is still to be written.
     pub(super) parts: VecDeque<Part>,
     /// Names and versions held, until the first request states them.
@@ -86,6 +88,7 @@ impl TypeState {
             subscription: Subscription::new(&type_url),
             type_url,
             variant,
+            again: 0,
             parts: VecDeque::new(),
             held: Vec::new(),
             known: HashSet::new(),
@@ -107,8 +110,20 @@ impl TypeState {
 
     pub(super) fn set_want(&mut self, want: &Want, held: impl FnOnce() -> Vec<(Name, String)>) {
         self.subscription.set_want(Set::new(want.wildcard, want.names.clone()));
+        if !want.again.is_empty() {
+            let new = want.again.iter().filter(|(number, _)| *number > self.again);
+            self.subscription.ask_again(new.map(|(_, name)| name));
+            self.again = want.again.iter().map(|(number, _)| *number).fold(self.again, u64::max);
+        }
         if self.subscription.asked().is_none() {
             self.held = held();
+        }
+    }
+
+    /// Nothing is to be asked. What was asked may have been taken back meanwhile.
+    pub(super) fn asks_nothing(&mut self) {
+        if self.subscription.asked().is_some_and(Set::is_empty) {
+            (self.asked_at, self.loud) = (None, false);
         }
     }
 
@@ -152,6 +167,10 @@ impl TypeState {
         for name in &ask.drops {
             self.awaited.remove(name);
             self.doubted.remove(name);
+            if self.variant == Variant::Sotw && self.subscription.is_asked(name) {
+                // It is subscribed again next: a response without it proves nothing.
+                self.awaited.insert(name.clone(), now);
+            }
         }
         match self.subscription.asked() {
             Some(asked) if asked.wildcard() => {

@@ -117,14 +117,25 @@ impl Subscription {
         self.want = want;
     }
 
+    /// These were not wanted for a while, although no want said so.
+    pub(super) fn ask_again<'a>(&mut self, names: impl Iterator<Item = &'a Name>) {
+        if let Some(asked) = &self.asked {
+            self.dropped.extend(names.filter(|name| asked.names.contains(name)).cloned());
+        }
+    }
+
+    /// Subscribed by this very name, as far as the server was told.
+    pub(super) fn is_asked(&self, name: &Name) -> bool {
+        self.asked.as_ref().is_some_and(|asked| asked.names.contains(name))
+    }
+
     /// Names that are wanted again before the server knew that they were not. Who
     /// wants them kept nothing of them, and a server that sees no change sends
     /// nothing: they are unsubscribed first, and subscribed by the request after.
     /// The second of the sets is what was unsubscribed for that before.
     fn take_dropped(&mut self) -> (BTreeSet<Name>, BTreeSet<Name>) {
         let (mut dropped, left) = (std::mem::take(&mut self.dropped), std::mem::take(&mut self.left));
-        let asked = |name: &Name| self.asked.as_ref().is_some_and(|asked| asked.names.contains(name));
-        dropped.retain(|name| self.want.names.contains(name) && asked(name) && !left.contains(name));
+        dropped.retain(|name| self.want.names.contains(name) && self.is_asked(name) && !left.contains(name));
         (dropped, left)
     }
 

@@ -13,7 +13,7 @@ fn url(short: &str) -> TypeUrl {
 
 fn want(short: &str, wildcard: bool, names: &[&str]) -> Want {
     let names = Store::new().names(names.iter().map(|name| Name::from(*name)).collect());
-    Want { type_url: url(short), wildcard, names }
+    Want::new(url(short), wildcard, names)
 }
 
 fn at(millis: u64) -> Moment {
@@ -422,6 +422,12 @@ fn a_name_that_was_not_wanted_for_a_moment_is_asked_again() {
         rig.session.set_wanted(&want("eds", false, &["a", "b"]), Vec::new);
         assert_eq!(rig.drain(), requests, "{variant:?}");
         assert_eq!(rig.pass(1), Vec::<String>::new());
+        // Nor does the want itself say so.
+        let of_group = Want { again: [(7, "b".into())].into(), ..want("eds", false, &["a", "b"]) };
+        rig.session.set_wanted(&of_group, Vec::new);
+        assert_eq!(rig.drain(), requests, "{variant:?}");
+        rig.session.set_wanted(&of_group, Vec::new);
+        assert_eq!(rig.drain(), Vec::<String>::new(), "once for each number");
         // It is told once of what is dropped at last.
         rig.session.set_wanted(&want("eds", false, &["b"]), Vec::new);
         rig.session.set_wanted(&want("eds", false, &["a", "b"]), Vec::new);

@@ -17,6 +17,7 @@ use crate::xds::name::normal;
 use crate::xds::time::earliest;
 use crate::xds::types::{Kind, Variant};
 use crate::xds::{Moment, Name, TypeUrl, cluster, code};
+use std::cell::OnceCell;
 use std::sync::{Arc, LazyLock};
 
 /// What a refused type looks like: there is nothing of it.
@@ -61,7 +62,8 @@ struct Draft {
 impl ServerSession {
     /// The next thing to do; `None` until a handler or the deadline brings more.
     pub fn poll_output(&mut self, now: Moment, store: &Store) -> Option<Output> {
-        if std::mem::take(&mut self.stale) {
+        let due = self.staying_until().is_some_and(|until| until <= now);
+        if std::mem::take(&mut self.stale) || due {
             self.compose(now, store);
         }
         if let Some(want) = self.wants.pop_front() {
@@ -94,7 +96,11 @@ impl ServerSession {
 
     /// When `poll_output` may have more without a handler being called.
     pub fn deadline(&self) -> Option<Moment> {
-        self.wake
+        earliest(self.wake, self.staying_until())
+    }
+
+    fn staying_until(&self) -> Option<Moment> {
+        self.private.as_deref().and_then(|own| own.deadline(&self.settings.timing))
     }
 
     /// Looks at every type until one fills the outbox.
@@ -215,6 +221,7 @@ impl ServerSession {
             refused: state.refused,
             takes_all: state.takes_all(),
             may_remove: removal.allowed,
+            globs: OnceCell::new(),
         };
         if let Some(stated) = state.stated.take_if(|_| !state.subscription.wildcard() || of.complete) {
             let hold_until = look.now + look.settings.timing.foreign_version;

@@ -16,7 +16,7 @@ use crate::session::{Pass, Passed, Want};
 use crate::xds::ask::Change;
 use crate::xds::types::{Kind, Variant};
 use crate::xds::wire::Writer;
-use crate::xds::{Ask, Moment, Name, Status, TypeUrl};
+use crate::xds::{Ask, Moment, Name, Status, Timing, TypeUrl};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, LazyLock};
 
@@ -78,6 +78,8 @@ pub(super) struct Private {
     nonces: VecDeque<u64>,
     /// `Output::Own` is due.
     changed: bool,
+    /// Types of which names stay here that their group says are gone, and since when.
+    staying: BTreeMap<TypeUrl, Moment>,
 }
 
 /// A type of the group with names of the private one, and what it was made from.
@@ -111,7 +113,7 @@ impl ServerSession {
     pub fn next_demand(&mut self) -> Option<Demand> {
         let own = self.private.as_deref_mut()?;
         if let Some(type_url) = own.untold.pop_first() {
-            let nothing = || Want { type_url: type_url.clone(), wildcard: false, names: Arc::default() };
+            let nothing = || Want::new(type_url.clone(), false, Arc::default());
             return Some(Demand::Want(own.wanted.get(&type_url).cloned().unwrap_or_else(nothing)));
         }
         let told = own.told;
@@ -173,7 +175,7 @@ impl ServerSession {
         match (before, state.own) {
             (_, None) => self.wants.push_back(want(type_url, state)),
             (None, Some(_)) if !first => {
-                self.wants.push_back(Want { type_url: type_url.clone(), wildcard: false, names: Arc::default() });
+                self.wants.push_back(Want::new(type_url.clone(), false, Arc::default()));
             }
             _ => {}
         }
@@ -206,7 +208,7 @@ impl ServerSession {
             Some(_) if state.subscription.is_empty() => None,
             Some(_) => Some(want(type_url, state)),
             None if state.apart.is_empty() => None,
-            None => Some(Want { type_url: type_url.clone(), wildcard: false, names: state.apart.clone() }),
+            None => Some(Want::new(type_url.clone(), false, state.apart.clone())),
         };
         if wanted.is_none() && self.private.is_none() {
             return;
@@ -257,7 +259,11 @@ impl ServerSession {
                 continue;
             }
             let Some(of) = group.of(&type_url) else { continue };
-            let apart = state.names_apart(of, own_type, store);
+            let mut apart = state.subscription.among(&of.apart, store);
+            if let (Some(own_type), Some(private)) = (own_type, self.private.as_deref_mut()) {
+                let stay = private.stay(now, &type_url, state.stays(&apart, of, own_type), &self.settings.timing);
+                apart = store.names_with(&apart, stay.iter());
+            }
             // A first set that waits for these looks again at who can answer.
             state.dirty |= state.owed && !apart.is_empty();
             if state.apart != apart {
@@ -280,6 +286,22 @@ impl ServerSession {
 }
 
 impl Private {
+    /// Those of `names` that stay: all of them, until the private group says itself
+    /// that they are gone, but not for ever. Its stream may be down, or say nothing.
+    fn stay(&mut self, now: Moment, type_url: &TypeUrl, names: Vec<Name>, timing: &Timing) -> Vec<Name> {
+        if names.is_empty() {
+            self.staying.remove(type_url);
+            return names;
+        }
+        let since = *self.staying.entry(type_url.clone()).or_insert(now);
+        if now < since + timing.linger { names } else { Vec::new() }
+    }
+
+    /// When the names that stay are to be looked at again.
+    pub(super) fn deadline(&self, timing: &Timing) -> Option<Moment> {
+        self.staying.values().min().map(|since| *since + timing.linger)
+    }
+
     fn merge(
         &mut self,
         type_url: &TypeUrl,
@@ -414,20 +436,21 @@ fn passed_frame(variant: Variant, type_url: &TypeUrl, passed: &Passed) -> Frame 
 }
 
 impl TypeState {
-    /// The names that are asked in the private group. One that this holds stays there
-    /// until it says itself that the name is gone, or the group has it: the streams
-    /// of both tell of one change at different times (C-145).
-    fn names_apart(&self, group: &ServedType, own: Option<&Arc<ServedType>>, store: &Store) -> Arc<NameSet> {
-        let apart = self.subscription.among(&group.apart, store);
+    /// Names that the group does not set apart any more, while the private one holds
+    /// them: the streams of both tell of one change at different times (C-145). Not
+    /// those that the group has, which may be kept now.
+    fn stays(&self, apart: &Arc<NameSet>, group: &ServedType, own: &ServedType) -> Vec<Name> {
+        if Arc::ptr_eq(&self.apart, apart) {
+            return Vec::new();
+        }
         let is_present = |of: &ServedType, name: &Name| of.tree.get(name).is_some_and(|entry| entry.is_present());
         let stays = |name: &&Name| {
             !apart.contains(name)
-                && own.is_some_and(|own| is_present(own, name))
+                && is_present(own, name)
                 && !is_present(group, name)
                 && self.subscription.covers(name, &[])
         };
-        let stay: Vec<Name> = self.apart.iter().filter(stays).cloned().collect();
-        if stay.is_empty() { apart } else { store.names_with(&apart, stay.iter()) }
+        self.apart.iter().filter(stays).cloned().collect()
     }
 
     /// What of it is asked in a private group, and why.

@@ -215,6 +215,41 @@ fn what_is_dropped_under_a_cold_wildcard_is_not_removed() {
 }
 
 #[test]
+fn a_mention_that_waits_goes_with_its_wildcard() {
+    let mut bench = Bench::new(Variant::Delta);
+    bench.world(CDS, "v1", &[("B", "1")]);
+    let type_url = TypeUrl::new(CDS);
+    let full = bench.served.of(&type_url).unwrap().clone();
+    let cold = ServedType { complete: false, tree: Tree::default(), ..ServedType::clone(&full) };
+    bench.served.types.insert(type_url.clone(), cold.into());
+    bench.session.offer(bench.now, &Arc::new(bench.served.clone()));
+    for change in [delta(&["*", "B"], &[], &[]), delta(&[], &["B"], &[]), delta(&[], &["*"], &[])] {
+        bench.ask(CDS, "", change);
+    }
+    bench.served.types.insert(type_url, full);
+    bench.session.offer(bench.now, &Arc::new(bench.served.clone()));
+    assert!(bench.said().iter().all(|said| !said.contains('B')), "C-079: nothing of what is not subscribed");
+}
+
+#[test]
+fn a_cold_glob_takes_nothing_away() {
+    const GLOB: &str = "xdstp://a/envoy.config.cluster.v3.Cluster/d/*";
+    const MEMBER: &str = "xdstp://a/envoy.config.cluster.v3.Cluster/d/m";
+    for version in ["foreign", "0123456789abcdef0123456789abcdef"] {
+        let mut bench = Bench::new(Variant::Delta);
+        bench.ask(CDS, "", delta(&[GLOB], &[], &[(MEMBER, version.into())]));
+        let cold = ServedType::default();
+        bench.served.types.insert(TypeUrl::new(CDS), cold.into());
+        bench.session.offer(bench.now, &Arc::new(bench.served.clone()));
+        assert_eq!(bench.said(), Vec::<String>::new());
+        bench.pass(Duration::from_secs(10));
+        assert_eq!(bench.said(), Vec::<String>::new(), "there is no word on the glob");
+        bench.world(CDS, "v1", &[(GLOB, "absent")]);
+        assert!(bench.said().concat().contains(&format!("-{MEMBER}")));
+    }
+}
+
+#[test]
 fn what_was_said_while_a_wildcard_was_cold_is_not_forgotten() {
     let mut bench = Bench::new(Variant::Delta);
     bench.world(CDS, "v1", &[("B", "1"), ("C", "1")]);

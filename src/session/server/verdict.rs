@@ -8,7 +8,9 @@ use super::poll::Look;
 use super::subscription::Subscription;
 use crate::breaks;
 use crate::content::{Body, Entry, ServedType};
+use crate::xds::name::Glob;
 use crate::xds::{Name, Status, code};
+use std::cell::OnceCell;
 use std::sync::Arc;
 
 /// What the client has under a name.
@@ -60,6 +62,8 @@ pub(super) struct View<'a> {
     pub(super) takes_all: bool,
     /// Removals may go out (C-105).
     pub(super) may_remove: bool,
+    /// Globs of the subscription of which there is a word, once somebody asked.
+    pub(super) globs: OnceCell<Vec<&'a Name>>,
 }
 
 impl Has {
@@ -135,6 +139,22 @@ impl<'a> View<'a> {
             && matches!(self.target(name), Target::Unknown)
     }
 
+    /// What `*`, or the glob over `name`, covers is known, so that what the tree lacks
+    /// does not exist. Of a glob there is a word once the tree has a member of it, or
+    /// says that there is none.
+    fn set_is_known(&self, name: &str) -> bool {
+        if self.subscription.wildcard() {
+            return self.served.complete && !self.served.wildcard_awaited;
+        }
+        let globs = self.globs.get_or_init(|| {
+            let tree = &self.served.tree;
+            let has_member = |glob: &Glob<'_>| tree.iter().any(|it| it.is_present() && glob.covers(it.name()));
+            let known = |glob: &&Name| tree.get(glob).is_some() || Glob::parse(glob).is_some_and(|it| has_member(&it));
+            self.subscription.globs().iter().filter(known).collect()
+        });
+        globs.iter().any(|glob| Glob::parse(glob).is_some_and(|glob| glob.covers(name)))
+    }
+
     /// There is no word on a subscribed name, or its word is awaited.
     pub(super) fn lacks_word(&self) -> bool {
         self.subscription.names().look_up(&self.served.tree).any(|(name, entry)| {
@@ -155,7 +175,11 @@ impl<'a> View<'a> {
             return Verdict::Keep;
         }
         if exception.mention {
-            let known = self.served.complete_for(self.subscription) && !self.awaits_own(name);
+            if !self.subscription.by_set(name) {
+                // What covered it was unsubscribed since.
+                return Verdict::InStep;
+            }
+            let known = self.set_is_known(name) && !self.awaits_own(name);
             return match target {
                 Target::Present(entry) => Verdict::Send((*entry).clone()),
                 Target::Unknown if !known => Verdict::Keep,
@@ -185,7 +209,7 @@ impl<'a> View<'a> {
         let gone = || if self.may_remove { Verdict::Remove } else { Verdict::Withhold };
         // Of what must not be kept the tree says nothing (C-145).
         let kept = || self.served.apart.is_empty() || !self.served.apart.contains(name);
-        let vanished = || self.subscription.by_set(name) && self.served.complete_for(self.subscription) && kept();
+        let vanished = || self.subscription.by_set(name) && self.set_is_known(name) && kept();
         match (has, target) {
             (Has::Present(held), Target::Present(entry)) if held.id() == entry.id() => Verdict::InStep,
             (Has::Stated(_), Target::Present(_)) if target.is_stated(has) => Verdict::InStep,
@@ -212,13 +236,5 @@ impl<'a> View<'a> {
             (Has::Nothing, Target::Unknown) if vanished() && !named() => Verdict::InStep,
             (_, Target::Unknown) => Verdict::Keep,
         }
-    }
-}
-
-impl ServedType {
-    /// What `*` or a glob covers and the tree lacks does not exist. A glob's
-    /// members are known once one was stated; before, nothing was sent.
-    fn complete_for(&self, subscription: &Subscription) -> bool {
-        self.complete || !subscription.wildcard()
     }
 }

@@ -16,6 +16,8 @@ struct Said {
     wildcard: bool,
     names: Arc<NameSet>,
     label: Arc<str>,
+    /// The number of the newest name that was asked again.
+    again: u64,
 }
 
 impl Told {
@@ -38,8 +40,11 @@ impl Told {
                 continue;
             }
             let content = view.of(&want.type_url).cloned().unwrap_or_default();
-            let said = Said { wildcard: want.wildcard, names: want.names.clone(), label: content.label.clone() };
             let before = self.0.get(&want.type_url);
+            let known = before.map_or(0, |before| before.again);
+            let again = want.again.iter().map(|(number, _)| *number).fold(known, u64::max);
+            let (wildcard, names, label) = (want.wildcard, want.names.clone(), content.label.clone());
+            let said = Said { wildcard, names, label, again };
             let same = before.is_some_and(|before| before.same(&said));
             // A changed cluster waits for its assignment to be stated again (C-101).
             if same && !(clusters && kind == Kind::Endpoint) {
@@ -57,7 +62,10 @@ impl Told {
 
 impl Said {
     fn same(&self, other: &Self) -> bool {
-        self.wildcard == other.wildcard && Arc::ptr_eq(&self.names, &other.names) && self.label == other.label
+        self.wildcard == other.wildcard
+            && Arc::ptr_eq(&self.names, &other.names)
+            && self.label == other.label
+            && self.again == other.again
     }
 }
 

@@ -49,7 +49,7 @@ impl Bench {
 
     fn want(&self, member: &Member, short: &str, wildcard: bool, names: &[&str]) {
         let names = self.store.names(names.iter().map(|&name| name.into()).collect());
-        member.want(Want { type_url: of(short), wildcard, names });
+        member.want(Want::new(of(short), wildcard, names));
     }
 }
 

@@ -256,6 +256,16 @@ fn the_private_groups_word_on_its_name_counts_until_it_takes_it_back() {
     bench.said();
     bench.own(CDS, &["B3"]);
     assert_eq!(bench.said(), "cds B3");
+    // Its stream may never say so.
+    bench.group(CDS, &[], &[]);
+    assert_eq!(bench.said(), "");
+    let until = bench.session.deadline().unwrap();
+    assert_eq!(until, bench.now + Duration::from_secs(60));
+    bench.now = until;
+    assert_eq!((bench.said(), bench.demands()), ("cds -B".into(), "cds []".into()));
+    assert_eq!(bench.session.deadline(), None);
+    bench.group(CDS, &[], &["B"]);
+    assert_eq!(bench.said(), "cds B3");
     // It may be kept again.
     bench.group(CDS, &["B4"], &[]);
     assert_eq!((bench.said(), bench.demands()), ("cds B4".into(), "cds []".into()));
