@@ -6,7 +6,7 @@ use super::plane::{NAMES, Plane, TYPES};
 use super::rng::Rng;
 use super::sidecar::Sidecar;
 use bytes::Bytes;
-use outpost::content::Store;
+use outpost::content::{Store, Tree};
 use outpost::exchange::core::{GroupState, MemberId};
 use outpost::session::client::{ClientSession, Output as ClientOutput};
 use outpost::session::server::{Demand, Granted, Output, Scope, ServerSession, Settings};
@@ -51,6 +51,25 @@ struct Uplink {
     id: u64,
     session: ClientSession,
     to_plane: VecDeque<Bytes>,
+    /// What is wanted was read last, and is another since.
+    read: Option<Moment>,
+    stale: bool,
+}
+
+impl Uplink {
+    /// As the upstream driver does: the first change at once, those that follow it
+    /// gathered.
+    fn read_wants(&mut self, now: Moment, state: &mut GroupState, gather: Duration) {
+        self.stale |= state.take_asks_changed();
+        if !self.stale || self.read.is_some_and(|read| now < read + gather) {
+            return;
+        }
+        (self.stale, self.read) = (false, Some(now));
+        for want in state.wanted_upstream() {
+            let held = || state.held_versions(&want.type_url);
+            self.session.set_wanted(&want, held);
+        }
+    }
 }
 
 /// The server's end of a sidecar's stream.
@@ -243,7 +262,7 @@ impl World {
         }
         let id = self.plane.open(seen_by(group), replica.variant);
         let session = ClientSession::new(replica.variant, Bytes::from_static(b"\x0a\x01x"), &self.settings.timing);
-        replica.links[group] = Some(Uplink { id, session, to_plane: VecDeque::new() });
+        replica.links[group] = Some(Uplink { id, session, to_plane: VecDeque::new(), read: None, stale: true });
         replica.groups[group].stream_opened(self.now, "plane".into());
         replica.frozen.get_mut(group).into_iter().for_each(|frozen| *frozen = None);
     }
@@ -377,10 +396,7 @@ impl World {
         state.tick(self.now);
         let Some(link) = &mut links[group] else { return };
         link.session.tick(self.now);
-        for want in state.wanted_upstream() {
-            let held = || state.held_versions(&want.type_url);
-            link.session.set_wanted(&want, held);
-        }
+        link.read_wants(self.now, state, self.settings.timing.gather);
         while let Some(output) = link.session.poll_output(self.now) {
             match output {
                 ClientOutput::Send(request) => {
@@ -393,10 +409,7 @@ impl World {
                     let type_url = update.type_url.clone();
                     state.apply(self.now, update);
                     link.session.committed(&type_url);
-                    for want in state.wanted_upstream() {
-                        let held = || state.held_versions(&want.type_url);
-                        link.session.set_wanted(&want, held);
-                    }
+                    link.read_wants(self.now, state, self.settings.timing.gather);
                 }
             }
         }
@@ -471,7 +484,9 @@ impl World {
                 let Some(frozen) = frozen else { continue };
                 let now = trees(&replica.groups[group]);
                 for (type_url, tree) in frozen {
-                    if now.get(type_url) != Some(tree) {
+                    // A type of which nothing is held may be forgotten.
+                    let nothing = Tree::default().id();
+                    if now.get(type_url).unwrap_or(&nothing) != tree {
                         return Err(format!("I10: replica {at}, group {group}: {type_url} changed with no upstream"));
                     }
                 }
