@@ -66,7 +66,19 @@ impl Config {
         let named =
             self.downstream.jwt.is_some() || self.downstream.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some());
         let anonymous = named && !self.downstream.proof_required;
+        let Downstream { trust_domains, status_viewers, .. } = &self.downstream;
+        let idle = !named && !(trust_domains.is_empty() && status_viewers.is_empty() && !self.rules.limits_names());
+        let unguarded = crate::group::sensitive_types().iter().any(|sds| !self.rules.sensitive().contains(sds));
         let table = [
+            (
+                idle,
+                "--trust-domain, --status-viewer and --authorize are about who a client is, and no client proves it, so \
+                 they change nothing; add --client-ca or --jwt-jwks",
+            ),
+            (
+                unguarded && !trusting,
+                "--sensitive-types leaves out sds: secrets are served to whoever can connect; name sds too",
+            ),
             (
                 anonymous,
                 "--client-auth optional: who shows neither a certificate nor a token can be any node but gets nothing \

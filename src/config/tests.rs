@@ -142,6 +142,18 @@ fn whoever_trusts_more_is_warned() {
         ["can be any node", "whoever can connect", "in plain text"]
             .map(|text| warnings.iter().any(|warning| warning.contains(text)))
     };
+    let told = |extra: &[&str], text: &str| {
+        let warnings = check(&[&["--upstream=a:1"], extra].concat()).unwrap().warnings();
+        warnings.iter().any(|warning| warning.contains(text))
+    };
+    let names = r#"--authorize={"identity": "**", "names": {"sds": ["default"]}}"#;
+    for flag in ["--trust-domain=a", "--status-viewer=a", names] {
+        assert!(told(&[flag], "no client proves it"), "{flag}");
+        assert!(!told(&[&tls[..], &[flag]].concat(), "no client proves it"), "{flag}");
+    }
+    assert!(!told(&[], "no client proves it") && !told(&[], "name sds too"));
+    assert!(told(&["--sensitive-types=cds"], "name sds too"));
+    assert!(!told(&["--sensitive-types=cds", "--sensitive-types=sds"], "name sds too"));
     assert_eq!(warned(&[]), [false, false, false], "a loopback address by default");
     assert_eq!(warned(&["--listen=0.0.0.0:1", "--secrets=trustNetwork"]), [false, true, true]);
     assert_eq!(warned(&tls), [false, false, false]);
