@@ -194,7 +194,6 @@ impl Patches {
         if let Some(known) = self.lock().get_mut(&patch) {
             // Said in two parts: clusters, and then the assignments that these want.
             known.commit.changed += commit.changed;
-            known.span.set_attribute(KeyValue::new("outpost.names", int(known.commit.changed)));
             return;
         }
         let began = self.wall(patch.received);
@@ -202,7 +201,6 @@ impl Patches {
             KeyValue::new("xds.type", patch.type_url.short()),
             KeyValue::new("xds.version", commit.label.to_string()),
             KeyValue::new("outpost.group", patch.group.to_string()),
-            KeyValue::new("outpost.names", int(commit.changed)),
         ]);
         let span = self.tracer.build_with_context(builder, &Context::new());
         if !span.span_context().is_sampled() {
@@ -258,6 +256,7 @@ impl Patches {
             return tell(Ended { patch: patch.clone(), commit, first, written, answered, sent });
         }
         let Active { mut span, began, commit, prepared, first, written, answered, slowest, .. } = active;
+        span.set_attribute(KeyValue::new("outpost.names", int(commit.changed)));
         // From one reading of the clock: no part begins before the whole.
         let wall = |moment: Moment| began + moment.since(patch.received);
         let parent = Context::new().with_remote_span_context(span.span_context().clone());

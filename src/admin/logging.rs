@@ -49,12 +49,9 @@ pub(super) async fn set(
         Ok(wanted) => wanted,
         Err(text) => return (StatusCode::BAD_REQUEST, text + "\n").into_response(),
     };
-    let asked = format!("{wanted:?}");
-    let answer = change(&state, wanted);
-    if answer.status().is_success() {
-        tracing::warn!(%peer, change = asked, "an operator changes log levels");
-    }
-    answer
+    // First, for it may be the last line that is written.
+    tracing::warn!(%peer, change = ?wanted, "an operator asks for other log levels");
+    change(&state, wanted)
 }
 
 fn wanted(asked: Asked) -> Result<Change, String> {

@@ -13,8 +13,9 @@ pub struct Certificate {
 }
 
 impl Certificate {
-    /// Below this it is time that somebody looks.
-    const SOON: Duration = Duration::from_secs(3600);
+    /// Below this it is time that somebody looks. Many live an hour, and are replaced
+    /// after half of it.
+    const SOON: Duration = Duration::from_secs(15 * 60);
 
     /// Nobody has to look.
     pub fn is_good(&self) -> bool {
@@ -102,7 +103,8 @@ mod tests {
         let table = [
             (None, hours(24), "[+]certificate ends in 24.0 h\n"),
             (None, None, "[+]certificate does not say when it ends\n"),
-            (None, hours(1), "[!]certificate ends in 1.0 h\n"),
+            (None, hours(1), "[+]certificate ends in 1.0 h\n"),
+            (None, Some(Duration::from_secs(720)), "[!]certificate ends in 0.2 h\n"),
             (None, hours(0), "[!]certificate has ended\n"),
             (bad, hours(24), "[!]certificate ends in 24.0 h; its newest files are not in use: no PEM\n"),
         ];

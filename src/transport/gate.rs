@@ -142,7 +142,8 @@ impl Gate {
     ) -> Result<Identity, Refused> {
         let keys = tokens.jwks.keys().ok_or(Refused::NoKeys)?;
         let claims = keys.verify(token.secret(), &tokens.rules, now).inspect_err(|error| {
-            if *error == TokenError::UnknownKey {
+            // A key may have been replaced under its name, too.
+            if matches!(error, TokenError::UnknownKey | TokenError::Signature) {
                 tokens.jwks.lacks();
             }
         })?;

@@ -58,6 +58,8 @@ where
     let answered = service.call(request);
     let mut over = pin!(over.fuse());
     let response = tokio::select! {
+        // What is ready is said, however late it is.
+        biased;
         response = answered => response,
         _ = poll_fn(|cx| respond.poll_reset(cx)) => return,
         status = &mut over => return end_unanswered(respond, status),

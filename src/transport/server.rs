@@ -140,6 +140,9 @@ pub trait Handler: Send + Sync + 'static {
 /// Kinds of refusals that are remembered.
 const KINDS: usize = 1000;
 
+/// Refusals of one reason that are logged in a minute, of whomever.
+const CROWD: u64 = 100;
+
 /// Everything that connections share.
 struct Shared<H> {
     handler: Arc<H>,
@@ -153,8 +156,10 @@ struct Shared<H> {
     open: watch::Sender<usize>,
     /// How often connections were beyond the limit.
     full: Quiet<()>,
-    /// Calls of nobody that is let in, by who was proven and by reason: a closed set.
+    /// Calls of nobody that is let in, by who was proven and by reason …
     refused: Quiet<(Option<String>, &'static str)>,
+    /// … and by reason alone: proven names are many where whole fleets are wrong.
+    crowd: Quiet<&'static str>,
 }
 
 /// A server that accepts. Dropping it stops accepting and ends every connection
@@ -185,6 +190,7 @@ impl Bound {
             open,
             full: Quiet::new(1, 1),
             refused: Quiet::new(1, KINDS),
+            crowd: Quiet::new(CROWD, KINDS),
         });
         for listener in self.listeners {
             tokio::spawn(watched(accept(listener, shared.clone()), broke.clone()));

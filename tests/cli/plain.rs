@@ -95,7 +95,7 @@ async fn levels_are_laid_over_and_come_back() {
     // It is in force: a connection makes lines that a warning level has not.
     drop(std::net::TcpStream::connect(("127.0.0.1", outpost.port)).unwrap());
     eventually("h2 is in the log", || async { check(outpost.log().contains("h2::codec"), || outpost.log()) }).await;
-    assert!(outpost.log().contains("an operator changes log levels"), "{}", outpost.log());
+    assert!(outpost.log().contains("an operator asks for other log levels"), "{}", outpost.log());
     assert_eq!(ran(&["--reset"]).data, "configured: warn\n");
     assert_eq!(ran(&["info", "--for=1s"]).code, Some(0));
     eventually("the time is over", || async {

@@ -243,8 +243,11 @@ impl<H> Shared<H> {
     fn refused(&self, reason: &'static str, proven: Option<String>, peer: &str, why: &dyn std::fmt::Display) {
         self.metrics.unauthenticated(reason);
         let key = (proven, reason);
-        if let Some(others) = self.refused.due(self.clock.now(), &key) {
-            let identity = key.0.unwrap_or_default();
+        let now = self.clock.now();
+        if let Some(others) = self.refused.due(now, &key)
+            && let Some(crowd) = self.crowd.due(now, &reason)
+        {
+            let (identity, others) = (key.0.unwrap_or_default(), others + crowd);
             tracing::warn!(target: "audit", %peer, ?identity, reason, others, "a call is refused: {why}");
         }
     }
