@@ -134,9 +134,18 @@ fn the_example_of_files_is_valid() {
 #[test]
 fn the_readme_names_flags_that_exist() {
     let mut known = known();
-    for verb in
-        ["status", "explain", "version", "demo", "config", "check", "log-level", "envoy-bootstrap", "config-dump"]
-    {
+    for verb in [
+        "status",
+        "explain",
+        "version",
+        "demo",
+        "bench",
+        "config",
+        "check",
+        "log-level",
+        "envoy-bootstrap",
+        "config-dump",
+    ] {
         let text = help(&[verb, "--help"]);
         known.extend(text.split(|c: char| !(c.is_alphanumeric() || c == '-')).map(str::to_owned));
     }
