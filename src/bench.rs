@@ -185,6 +185,12 @@ fn chosen(options: &Options) -> Result<Vec<Scenario>, BenchError> {
             "{name} measures changes, and those of --upstream have no intended time; measure join, or leave --upstream away"
         )));
     }
+    let apart = |scenario: &Scenario| options.relay.is_some() && scenario.starts_outpost();
+    if let Some(scenario) = options.scenarios.iter().copied().find(apart) {
+        let name = scenario.name();
+        return Err(BenchError::Usage(format!("{name} starts Outpost itself; leave --relay away")));
+    }
+    let chosen: Vec<Scenario> = chosen.into_iter().filter(|scenario| !apart(scenario)).collect();
     if options.relay.is_some() && options.upstream.is_none() && options.listen.is_none() {
         return Err(BenchError::Usage(
             "--relay needs --listen: the address that the running Outpost has as its --upstream".into(),
@@ -211,6 +217,7 @@ fn notes(more: Vec<String>) -> Vec<String> {
         "Everything runs on one machine: parts compete for its cores. Server CPU holds where latency does not.",
         "The WAN is emulated in user space: delay, jitter, bandwidth and queue, but no loss, slow start or recovery, and bytes of TCP and IP headers are not counted.",
         "not measured: a WAN with loss or reordering needs root and the TUN form of the emulator, which is not built.",
+        "A burst or a fan-out is over before a percentage of the time says much: swarm_busy is of the time until the last sidecar had it.",
     ];
     own.into_iter().map(str::to_owned).chain(more).collect()
 }

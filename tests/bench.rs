@@ -38,7 +38,7 @@ fn rows<'a>(report: &'a Value, metric: &str) -> Vec<&'a Value> {
 #[test]
 fn a_fan_out_is_measured_beside_raw_writes_and_compared() {
     let directory = tempfile::tempdir().expect("a directory");
-    let report = report(directory.path(), &["fanout", "--quick", "--sidecars", "20"]);
+    let report = report(directory.path(), &["fanout", "--quick", "--sidecars", "20", "--mode", "relay,tonic"]);
     assert_eq!((&report["version"], &report["seed"]), (&1.into(), &1.into()));
     let found: Vec<String> = rows(&report, "server_cpu_per_stream")
         .into_iter()
@@ -47,7 +47,8 @@ fn a_fan_out_is_measured_beside_raw_writes_and_compared() {
         })
         .collect();
     for bytes in [300, 4096, 65_536] {
-        for wanted in [format!("relay {bytes} false"), format!("relay {bytes} true"), format!("raw {bytes} false")] {
+        for of in ["relay", "tonic", "raw"] {
+            let wanted = format!("{of} {bytes} false");
             assert!(found.contains(&wanted), "no {wanted} in {found:?}");
         }
     }
@@ -70,7 +71,7 @@ fn a_fan_out_is_measured_beside_raw_writes_and_compared() {
     std::fs::write(worse, other.to_string()).expect("a file");
     let failed = outpost(&["compare", json, worse, "--fail-on", "server_cpu_per_stream=20"]);
     assert_eq!(failed.status.code(), Some(1), "{}", text(&failed.stdout));
-    assert_eq!(text(&failed.stdout).matches("FAILED").count(), 9, "{}", text(&failed.stdout));
+    assert_eq!(text(&failed.stdout).matches("FAILED").count(), 12, "{}", text(&failed.stdout));
 }
 
 #[test]
@@ -92,6 +93,33 @@ fn changes_are_counted_through_a_wan_in_both_modes() {
     assert!(connections("relay") <= 2.0);
     assert!(!rows(&report, "stage_committed").is_empty(), "stages are told");
     assert!(report["charts"].as_array().is_some_and(|charts| !charts.is_empty()));
+}
+
+#[test]
+fn crowds_are_served_and_counted() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let arguments =
+        ["join", "herd", "outage", "nack", "--quick", "--sidecars", "10", "--services", "20", "--wan", "region"];
+    let report = report(directory.path(), &arguments);
+    let value = |scenario: &str, metric: &str, mode: &str| {
+        let rows = rows(&report, metric);
+        // The last is that of one group, where there are two.
+        let row = rows
+            .into_iter()
+            .rfind(|row| row["scenario"] == scenario && row["mode"] == mode)
+            .unwrap_or_else(|| panic!("no {metric} of {mode}"));
+        row["value"].as_f64().expect("a figure")
+    };
+    assert_eq!((value("outage", "joins_failed", "direct"), value("outage", "joins_failed", "relay")), (2.0, 0.0));
+    assert_eq!(value("herd", "resources_sent_again", "relay"), 0.0, "what they held was stated and current");
+    assert!(value("herd", "streams_lost", "relay") >= 1.0);
+    let figures =
+        [("join", "join_max"), ("herd", "in_sync_last"), ("herd", "outpost_rss_peak"), ("outage", "caught_up")];
+    for (scenario, metric) in figures {
+        assert!(value(scenario, metric, "relay") > 0.0, "{scenario} {metric}");
+    }
+    let rejected = rows(&report, "nacks_per_change");
+    assert_eq!(rejected.iter().filter(|row| row["value"].as_f64().is_some_and(|value| value > 0.0)).count(), 1);
 }
 
 #[test]

@@ -29,7 +29,6 @@ use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 use tokio_rustls::TlsConnector;
 
@@ -70,6 +69,11 @@ pub struct Terms {
     pub keep: bool,
     /// Nothing but messages comes, and nothing is answered.
     pub raw: bool,
+    /// So many bytes of extensions are listed in a node, as Envoy lists its own.
+    pub node_bytes: u32,
+    /// Of endpoints by name: so many that follow each other, each class from
+    /// another one on.
+    pub names: Option<u32>,
 }
 
 /// [`Variant`], as a part of orders.
@@ -125,7 +129,14 @@ impl Terms {
     /// Services whose endpoints a class asks for by name.
     fn wanted(&self, class: u32, shape: &Shape) -> impl Iterator<Item = u32> {
         let classes = self.classes.max(1);
-        (0..shape.services).filter(move |number| *number == 0 || number % classes == class)
+        let window = self.names.map(|names| {
+            let from = 1 + shape.services.saturating_sub(names) / classes * class;
+            from..from.saturating_add(names)
+        });
+        (0..shape.services).filter(move |number| match &window {
+            Some(window) => *number == 0 || window.contains(number),
+            None => *number == 0 || number % classes == class,
+        })
     }
 }
 
@@ -176,7 +187,6 @@ struct Shore {
     buffer: RefCell<Box<[u8]>>,
     /// Bytes a second that slow members read; none: as others.
     slow: Cell<Option<u64>>,
-    hurry: Notify,
 }
 
 impl std::fmt::Debug for Shore {
@@ -205,7 +215,6 @@ impl Fleet {
             shared: RefCell::new(shared),
             buffer: RefCell::new(vec![0; BUFFER].into()),
             slow: Cell::new(None),
-            hurry: Notify::new(),
         };
         Ok(Self { shore: Rc::new(shore), tasks: Vec::new(), first })
     }
@@ -231,13 +240,6 @@ impl Fleet {
         }
     }
 
-    /// The last `count` members go, with their connections.
-    pub fn drop_last(&mut self, count: u32) {
-        for task in self.tasks.split_off(self.tasks.len().saturating_sub(count as usize)) {
-            task.abort();
-        }
-    }
-
     /// These changes will come.
     pub fn expect(&self, plan: &Plan) {
         self.shore.shared.borrow_mut().tally.expect(plan, &self.shore.terms);
@@ -246,11 +248,6 @@ impl Fleet {
     /// So many bytes a second are read by those who are slow; 0: none.
     pub fn slow(&self, rate: Option<u64>) {
         self.shore.slow.set(rate);
-    }
-
-    /// Whoever waits to connect again does so at once.
-    pub fn hurry(&self) {
-        self.shore.hurry.notify_waiters();
     }
 
     pub fn counts(&self) -> Counts {
@@ -295,7 +292,7 @@ impl Fleet {
 
 impl Drop for Fleet {
     fn drop(&mut self) {
-        self.drop_last(u32::MAX);
+        self.tasks.drain(..).for_each(|task| task.abort());
     }
 }
 
@@ -323,6 +320,8 @@ mod tests {
             slow_percent: 0,
             keep: variant == SerialVariant::Delta,
             raw: false,
+            node_bytes: 0,
+            names: None,
         }
     }
 
@@ -422,7 +421,15 @@ mod tests {
                 let plan = Plan { seed: 1, first: 1, begin: now::micros(), pattern: some(Family::Endpoint, None, 1) };
                 fleet.expect(&plan);
                 stock.make(&plan.changes()[0]);
-                let listener = tokio::net::TcpListener::bind(address).await.unwrap();
+                // Its listener goes when the runtime comes to it.
+                let deadline = now::micros() + PATIENCE;
+                let listener = loop {
+                    match tokio::net::TcpListener::bind(address).await {
+                        Ok(listener) => break listener,
+                        Err(error) => assert!(now::micros() < deadline, "{error}"),
+                    }
+                    tokio::task::yield_now().await;
+                };
                 let _plane = Plane::on(listener, stock).unwrap();
                 assert!(fleet.delivered(1, PATIENCE).await, "{:?}", fleet.trouble());
                 let counts = fleet.counts();

@@ -19,8 +19,15 @@ pub enum Preset {
     Intercontinental,
     /// 600 ms, 20 Mbit/s
     Satellite,
-    /// 120 ms, 10 Mbit/s, and 40 ms of jitter
+    /// 120 ms, 10 Mbit/s, 40 ms of jitter, and a stall of 300 ms every 5 s
     Bad,
+}
+
+/// A link that stands still now and then, in µs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stalls {
+    pub every: u64,
+    pub span: u64,
 }
 
 impl Preset {
@@ -45,6 +52,10 @@ impl Preset {
             Self::Satellite => 600_000,
             Self::Bad => 120_000,
         }
+    }
+
+    pub fn stalls(self) -> Option<Stalls> {
+        (self == Self::Bad).then_some(Stalls { every: 5_000_000, span: 300_000 })
     }
 
     pub fn link(self, seed: u64) -> Link {

@@ -18,6 +18,7 @@ mod tonic;
 mod wan;
 
 use super::fleet::{Counts, Outcome, Target, Terms};
+use super::link::Stalls;
 use super::now;
 use super::plan::Plan;
 use super::stock::Shape;
@@ -52,6 +53,7 @@ pub enum Spec {
     Wan {
         target: SocketAddr,
         link: Link,
+        stalls: Option<Stalls>,
         listen: SocketAddr,
     },
     Swarm {
@@ -116,10 +118,6 @@ pub enum Order {
         over: u64,
         counts: bool,
     },
-    /// Swarms: the last members go.
-    Drop {
-        count: u32,
-    },
     /// Swarms: when so many members have everything.
     Complete {
         count: u32,
@@ -134,8 +132,6 @@ pub enum Order {
     Slow {
         rate: Option<u64>,
     },
-    /// Swarms: who waits to connect again does so now.
-    Hurry,
     /// Swarms: how many are where, and what became of changes from this one on.
     Report {
         from: u32,
@@ -240,16 +236,17 @@ impl Talk {
         say(hello);
         std::thread::spawn(move || {
             for line in std::io::stdin().lock().lines() {
-                let Ok(line) = line else { return };
+                let Ok(line) = line else { break };
                 match serde_json::from_str(&line) {
                     Ok(order) => {
                         if sender.send(order).is_err() {
-                            return;
+                            break;
                         }
                     }
                     Err(error) => say(&Reply::Failed(error.to_string())),
                 }
             }
+            end();
         });
         Self { orders }
     }
@@ -263,6 +260,12 @@ impl Talk {
             }
         }
     }
+}
+
+/// The parent is gone: whatever is waited for, nobody is there to hear of it.
+#[expect(clippy::disallowed_methods, reason = "a part holds nothing that must be put away")]
+fn end() -> ! {
+    std::process::exit(0)
 }
 
 /// One line to the parent. Where that is gone, the input ends too.
@@ -279,7 +282,7 @@ pub async fn run(spec: Spec, launch: &Launch<'_>) -> Result<(), PartError> {
         Spec::Plane { shape, listen } => source::plane(shape, listen).await,
         Spec::Raw { shape } => source::raw(shape).await,
         Spec::Tonic { shape } => tonic::run(shape).await,
-        Spec::Wan { target, link, listen } => wan::run(target, link, listen).await,
+        Spec::Wan { target, link, stalls, listen } => wan::run(target, link, stalls, listen).await,
         Spec::Swarm { terms, target, first } => swarm::run(terms, target, first).await,
         Spec::Serve { flags, stages } => relay::run(flags, stages, launch).await,
     }

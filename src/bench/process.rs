@@ -158,7 +158,7 @@ impl Drop for Part {
                 let _ = self.child.wait();
                 return;
             }
-            std::thread::sleep(std::time::Duration::from_millis(5));
+            super::now::sleep(std::time::Duration::from_millis(5));
         }
     }
 }

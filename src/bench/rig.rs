@@ -76,6 +76,9 @@ pub struct Setting {
     pub apply: u64,
     pub nack_percent: u32,
     pub slow_percent: u32,
+    /// See [`Terms`].
+    pub node_bytes: u32,
+    pub names: Option<u32>,
     pub keep: bool,
     pub stages: bool,
     /// Members start, so many a second.
@@ -118,6 +121,8 @@ pub struct Used {
 pub struct Played {
     pub outcome: Outcome,
     pub counts: Counts,
+    /// What serves sidecars is a process of ours: its CPU is known.
+    pub seen: bool,
     /// CPU in µs, of what serves sidecars, and of the others.
     pub server: u64,
     pub source: u64,
@@ -144,7 +149,9 @@ impl Rig {
     pub fn build(setting: Setting) -> Result<Self, BenchError> {
         check(&setting)?;
         let shape = setting.shape.clone();
-        let listen = setting.listen.unwrap_or_else(|| SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0));
+        // Only an Outpost that runs already knows that address.
+        let listen = setting.listen.filter(|_| setting.mode == Mode::Relay);
+        let listen = listen.unwrap_or_else(|| SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0));
         let source = match (setting.mode, setting.upstream) {
             (_, Some(_)) => None,
             (Mode::Raw, _) => Some(Part::start(&Spec::Raw { shape })?),
@@ -158,8 +165,8 @@ impl Rig {
         let mut front = source.as_ref().map(|source| source.hello.address).or(setting.upstream).unwrap_or(listen);
         let wan = match (setting.mode, setting.wan) {
             (Mode::Direct | Mode::Relay, Some(preset)) => {
-                let spec = Spec::Wan { target: front, link: preset.link(setting.seed), listen };
-                Some(Part::start(&spec)?)
+                let (link, stalls) = (preset.link(setting.seed), preset.stalls());
+                Some(Part::start(&Spec::Wan { target: front, link, stalls, listen })?)
             }
             _ => None,
         };
@@ -220,7 +227,8 @@ impl Rig {
     }
 
     fn terms(&self) -> Terms {
-        let Setting { variant, asks, shape, apply, nack_percent, slow_percent, keep, .. } = self.setting.clone();
+        let Setting { variant, asks, shape, apply, nack_percent, slow_percent, node_bytes, names, keep, .. } =
+            self.setting.clone();
         Terms {
             variant,
             asks,
@@ -231,6 +239,8 @@ impl Rig {
             slow_percent,
             keep: keep && variant == SerialVariant::Delta,
             raw: self.setting.mode == Mode::Raw,
+            node_bytes,
+            names,
         }
     }
 
@@ -266,10 +276,10 @@ impl Rig {
         Ok(())
     }
 
-    /// The last process of sidecars goes.
+    /// The last process of sidecars goes. The next are the same nodes again.
     pub fn drop_swarm(&mut self) {
         self.swarms.pop();
-        self.sizes.pop();
+        self.members -= self.sizes.pop().unwrap_or(0);
     }
 
     /// All sidecars have everything.
@@ -361,7 +371,7 @@ impl Rig {
         let late = self.source.as_mut().map(Part::made).transpose()?.unwrap_or(0);
         let order = Order::Delivered { seq: plan.last(), patience: PATIENCE * 1_000_000 };
         let delivered = all(&mut self.swarms, |_| order.clone())?;
-        std::thread::sleep(std::time::Duration::from_micros(AFTER + self.setting.apply));
+        now::sleep(std::time::Duration::from_micros(AFTER + self.setting.apply));
         let after = self.used()?;
         let now_traffic = self.traffic()?;
         let reports = self.reports(plan.first)?;
@@ -390,6 +400,7 @@ impl Rig {
         Ok(Played {
             outcome,
             counts,
+            seen: if relay { self.relay.is_some() } else { self.source.is_some() },
             server: if relay { cpu(|used| used.relay) } else { source },
             source,
             wan: cpu(|used| used.wan),

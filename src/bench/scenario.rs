@@ -20,7 +20,7 @@ use serde_json::Value;
 /// A load generator that is busier than this measures itself.
 const BUSY: f64 = 0.8;
 /// A source that is later than this was not in time for its own load, in µs.
-const LATE: u64 = 5000;
+const LATE: u64 = 10_000;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Scenario {
@@ -93,6 +93,11 @@ impl Scenario {
     /// Changes are measured, which only a control plane of ours can make.
     pub fn changes(self) -> bool {
         !matches!(self, Self::Join)
+    }
+
+    /// Outpost is started in ways of its own, so that one that runs already is of no use.
+    pub fn starts_outpost(self) -> bool {
+        matches!(self, Self::Herd | Self::Groups | Self::Memory | Self::Soak)
     }
 }
 
@@ -188,6 +193,8 @@ impl<'a> Bench<'a> {
             apply: self.options.apply * 1000,
             nack_percent: 0,
             slow_percent: 0,
+            node_bytes: 0,
+            names: None,
             keep: false,
             stages: false,
             rate: self.pick(2000, 2000),
@@ -219,8 +226,10 @@ impl<'a> Bench<'a> {
             self.add(place, "last_sidecar_max", "ms", last.iter().copied().fold(0.0, f64::max));
         }
         let changes = f64::from(played.outcome.changes.max(1));
-        self.add(place, "server_cpu_per_stream", "us", played.server as f64 / played.outcome.reached.max(1) as f64);
-        self.add(place, "server_cpu_per_change", "us", played.server as f64 / changes);
+        if played.seen {
+            self.add(place, "server_cpu_per_stream", "us", played.server as f64 / played.outcome.reached.max(1) as f64);
+            self.add(place, "server_cpu_per_change", "us", played.server as f64 / changes);
+        }
         if played.traffic.connections > 0 {
             self.add(place, "wan_down_per_change", "bytes", played.traffic.down as f64 / changes);
             self.add(place, "wan_up_per_change", "bytes", played.traffic.up as f64 / changes);
@@ -232,7 +241,8 @@ impl<'a> Bench<'a> {
 
     fn memory(&mut self, place: &Place, played: &Played) {
         let memory = &played.memory;
-        let parts = [("outpost", memory.relay), ("control_plane", memory.source), ("swarm", memory.swarm)];
+        let parts =
+            [("outpost", memory.relay), ("control_plane", memory.source), ("wan", memory.wan), ("swarm", memory.swarm)];
         for (name, usage) in parts.into_iter().filter(|(_, usage)| usage.memory > 0) {
             self.add(place, &format!("{name}_rss"), "MiB", usage.memory as f64 / f64::from(1 << 20));
         }
@@ -242,6 +252,9 @@ impl<'a> Bench<'a> {
             "us",
             played.source as f64 / f64::from(played.outcome.changes.max(1)),
         );
+        if played.memory.wan.cpu > 0 {
+            self.add(place, "wan_cpu_per_change", "us", played.wan as f64 / f64::from(played.outcome.changes.max(1)));
+        }
         self.add(place, "swarm_busy", "share", played.busy);
     }
 

@@ -33,6 +33,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// What a slow reader takes at once, and what the kernel may hold for it.
 const SIP: usize = 4096;
 const SLOW_BUFFER: u32 = 32 << 10;
+const LOOK_AGAIN: u64 = 200_000;
 
 #[derive(Debug, thiserror::Error)]
 enum LostError {
@@ -78,11 +79,7 @@ pub(super) async fn live(shore: Rc<Shore>, mut member: Member, start: u64) {
             tally.trouble = Some(lost.to_string());
         }
         let most = BACK_OFF.saturating_mul(1 << failures.min(6)).min(BACK_OFF_MOST);
-        let pause = rand::random_range(0..=most);
-        tokio::select! {
-            () = sleep(pause) => {}
-            () = shore.hurry.notified() => {}
-        }
+        sleep(rand::random_range(0..=most)).await;
     }
 }
 
@@ -172,11 +169,11 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Line<'a, S> {
             let wait = Instant::now() + Duration::from_micros(due.unwrap_or(0).saturating_sub(now::micros()));
             if let Some(rate) = self.shore.slow.get().filter(|_| self.slow) {
                 // A reader that reads nothing looks again after a while.
-                let sip = if rate == 0 { 200_000 } else { SIP as u64 * 1_000_000 / rate };
-                sleep(sip).await;
-                if rate == 0 {
+                let Some(sip) = (SIP as u64 * 1_000_000).checked_div(rate) else {
+                    sleep(LOOK_AGAIN).await;
                     continue;
-                }
+                };
+                sleep(sip).await;
             }
             tokio::select! {
                 biased;

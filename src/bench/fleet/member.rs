@@ -22,6 +22,8 @@ pub(super) type Names = Arc<[u8]>;
 pub(super) type Pairs = Arc<[Pair]>;
 pub(super) type Pair = (Box<[u8]>, Box<[u8]>);
 
+/// Of a node.
+const EXTENSIONS: u32 = 9;
 /// The field of names, in requests of both variants.
 const NAMES: u32 = 3;
 
@@ -67,9 +69,23 @@ impl Member {
         Self { number, class, counts, complete: false, told: false, answered: false, types: Default::default() }
     }
 
-    fn node(&self) -> Bytes {
+    fn node(&self, terms: &Terms) -> Bytes {
         let workload = class_name(self.class);
-        sidecar::node(&format!("{workload}-{:05}", self.number), &workload)
+        let node = sidecar::node(&format!("{workload}-{:05}", self.number), &workload);
+        if terms.node_bytes == 0 {
+            return node;
+        }
+        let mut out = Writer::with_capacity(node.len() + terms.node_bytes as usize + 128);
+        out.raw(&node);
+        let mut number = 0;
+        while out.len() < terms.node_bytes as usize {
+            number += 1;
+            out.message(EXTENSIONS, |out| {
+                out.string(1, &format!("envoy.extensions.of.the.benchmark.number.{number:04}"));
+                out.string(2, "envoy.filters.http");
+            });
+        }
+        out.finish()
     }
 
     /// It rejects whatever changes.
@@ -90,7 +106,7 @@ impl Member {
             Asks::Endpoints => vec![Family::Endpoint],
             Asks::Clusters | Asks::Mesh => vec![Family::Cluster],
         };
-        let node = self.node();
+        let node = self.node(terms);
         (0..).zip(first).map(|(turn, family)| self.ask(family, (turn == 0).then_some(&node), terms)).collect()
     }
 

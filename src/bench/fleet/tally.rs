@@ -197,6 +197,8 @@ mod tests {
             slow_percent: 0,
             keep: false,
             raw: false,
+            node_bytes: 0,
+            names: None,
         }
     }
 

@@ -67,7 +67,7 @@ async fn drive(plan: Plan, make: Rc<dyn Fn(&Change)>) -> u64 {
         let wait = change.at.saturating_sub(now::micros());
         if wait > AWAKE {
             // The runtime's own timer counts in whole milliseconds.
-            let sleep = move || std::thread::sleep(Duration::from_micros(wait - AWAKE));
+            let sleep = move || now::sleep(Duration::from_micros(wait - AWAKE));
             let _ = tokio::task::spawn_blocking(sleep).await;
         }
         while now::micros() < change.at {

@@ -15,9 +15,7 @@ async fn follow(terms: Terms, target: Target, first: u32) -> Result<(), PartErro
         match order {
             Order::Plan(plan) => fleet.expect(&plan),
             Order::Add { count, over, counts } => fleet.add(count, over, counts),
-            Order::Drop { count } => fleet.drop_last(count),
             Order::Slow { rate } => fleet.slow(rate),
-            Order::Hurry => fleet.hurry(),
             Order::Complete { count, patience } => {
                 say(&Reply::Came(fleet.complete(count, patience).await));
                 continue;

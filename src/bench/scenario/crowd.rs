@@ -3,6 +3,7 @@
 use super::{Bench, Scenario, against_direct, params, with};
 use crate::bench::histogram::Histogram;
 use crate::bench::mesh::Family;
+use crate::bench::now;
 use crate::bench::part::Order;
 use crate::bench::plan::Pattern;
 use crate::bench::process::BenchError;
@@ -16,56 +17,12 @@ const MIB: f64 = (1 << 20) as f64;
 
 /// New sidecars, so many a second, beside some that are there.
 pub(super) fn join(bench: &mut Bench<'_>) -> Result<(), BenchError> {
-    let (there, new) = (bench.sidecars(100, 20), bench.sidecars(200, 40));
-    let rate = bench.pick(40, 20);
     let mut drawn = Vec::new();
     for repeat in 0..bench.repeats() {
         for (mode, shared) in [(Mode::Direct, false), (Mode::Relay, false), (Mode::Relay, true)] {
-            if !bench.modes(&MODES).contains(&mode) {
-                continue;
-            }
-            let setting = Setting { shared, ..bench.setting(mode, new) };
-            let direct = with(params(&Setting { shared: false, ..setting.clone() }), "rate", rate);
-            let baseline = (mode != Mode::Direct).then(|| (Mode::Direct.name(), direct));
-            let params = with(params(&setting), "rate", rate);
-            let place = Place { scenario: Scenario::Join.name(), mode: mode.name(), params, baseline };
-            bench.screen.live(|| format!("  join · {} · {there} sidecars start", mode.name()));
-            let mut rig = Rig::build(setting)?;
-            rig.join_more(there)?;
-            rig.setting.rate = rate;
-            let before = (rig.used()?, rig.traffic()?);
-            bench.screen.live(|| format!("  join · {} · {new} new sidecars, {rate} a second", mode.name()));
-            rig.add_swarm(new, true, None)?;
-            rig.complete()?;
-            let (used, traffic) = (rig.used()?, rig.traffic()?);
-            let times = Histogram::of(&rig.last_joins()?);
-            for (name, q) in [("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("max", 1.0)] {
-                let time = times.quantile(q).unwrap_or_default();
-                bench.add(&place, &format!("join_{name}"), "ms", time.as_secs_f64() * 1000.0);
-            }
-            let each = |all: u64| all as f64 / f64::from(new);
-            if mode == Mode::Relay {
-                bench.add(&place, "server_cpu_per_join", "us", each(used.relay.cpu.saturating_sub(before.0.relay.cpu)));
-            } else {
-                bench.add(
-                    &place,
-                    "server_cpu_per_join",
-                    "us",
-                    each(used.source.cpu.saturating_sub(before.0.source.cpu)),
-                );
-            }
-            bench.add(&place, "wan_down_per_join", "bytes", each(traffic.down.saturating_sub(before.1.down)));
-            let group = if shared { "one group" } else { "a group each" };
-            bench.screen.line(&format!(
-                "  join · {} · {group}: p50 {:.1} ms, slowest {:.1} ms",
-                mode.name(),
-                times.quantile(0.5).unwrap_or_default().as_secs_f64() * 1000.0,
-                times.max().as_secs_f64() * 1000.0
-            ));
-            if repeat == 0 {
-                let name = if mode == Mode::Direct { "direct".to_owned() } else { format!("relay, {group}") };
-                let points = times.curve(200).into_iter().map(|(x, y)| (x / 1000.0, y * 100.0)).collect();
-                drawn.push(Line { name, points });
+            if bench.modes(&MODES).contains(&mode) {
+                let line = join_once(bench, mode, shared)?;
+                drawn.extend((repeat == 0).then_some(line));
             }
         }
     }
@@ -77,6 +34,49 @@ pub(super) fn join(bench: &mut Bench<'_>) -> Result<(), BenchError> {
         lines: drawn,
     });
     Ok(())
+}
+
+/// How many had everything by when.
+fn join_once(bench: &mut Bench<'_>, mode: Mode, shared: bool) -> Result<Line, BenchError> {
+    let (there, new) = (bench.sidecars(100, 20), bench.sidecars(200, 40));
+    let rate = bench.pick(40, 20);
+    let setting = Setting { shared, ..bench.setting(mode, new) };
+    let of = |shared: bool| with(params(&Setting { shared, ..setting.clone() }), "rate", rate);
+    let baseline = (mode != Mode::Direct).then(|| (Mode::Direct.name(), of(false)));
+    let place = Place { scenario: Scenario::Join.name(), mode: mode.name(), params: of(shared), baseline };
+    bench.screen.live(|| format!("  join · {} · {there} sidecars start", mode.name()));
+    let mut rig = Rig::build(setting)?;
+    rig.join_more(there)?;
+    rig.setting.rate = rate;
+    let (used, traffic) = (rig.used()?, rig.traffic()?);
+    bench.screen.live(|| format!("  join · {} · {new} new sidecars, {rate} a second", mode.name()));
+    rig.add_swarm(new, true, None)?;
+    rig.complete()?;
+    let (after, traffic_after) = (rig.used()?, rig.traffic()?);
+    let times = Histogram::of(&rig.last_joins()?);
+    let millis = |q| times.quantile(q).unwrap_or_default().as_secs_f64() * 1000.0;
+    for (name, q) in [("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("max", 1.0)] {
+        bench.add(&place, &format!("join_{name}"), "ms", millis(q));
+    }
+    let each = |after: u64, before: u64| after.saturating_sub(before) as f64 / f64::from(new);
+    let server = match mode {
+        Mode::Relay => each(after.relay.cpu, used.relay.cpu),
+        _ => each(after.source.cpu, used.source.cpu),
+    };
+    // Of a server that is not ours nothing is known.
+    if server > 0.0 {
+        bench.add(&place, "server_cpu_per_join", "us", server);
+    }
+    bench.add(&place, "wan_down_per_join", "bytes", each(traffic_after.down, traffic.down));
+    let group = if shared { "one group" } else { "a group each" };
+    bench.screen.line(&format!(
+        "  join · {} · {group}: p50 {:.1} ms, slowest {:.1} ms",
+        mode.name(),
+        millis(0.5),
+        millis(1.0)
+    ));
+    let name = if mode == Mode::Direct { "direct".to_owned() } else { format!("relay, {group}") };
+    Ok(Line { name, points: times.curve(200).into_iter().map(|(x, y)| (x / 1000.0, y * 100.0)).collect() })
 }
 
 /// Outpost is killed and started again; everybody comes back and states what
@@ -146,7 +146,7 @@ fn herd_once(bench: &mut Bench<'_>, mode: Mode, tls: bool, sidecars: u32) -> Res
     Ok(())
 }
 
-/// A share of the sidecars leaves and comes again, while changes go on for the others.
+/// A share of the sidecars comes and leaves, time and again, while changes go on for the others.
 pub(super) fn churn(bench: &mut Bench<'_>) -> Result<(), BenchError> {
     let sidecars = bench.sidecars(200, 60);
     for _ in 0..bench.repeats() {
@@ -161,13 +161,14 @@ pub(super) fn churn(bench: &mut Bench<'_>) -> Result<(), BenchError> {
 
 fn churn_once(bench: &mut Bench<'_>, mode: Mode, sidecars: u32, share: u32) -> Result<(), BenchError> {
     let leaving = sidecars * share / 100;
-    let setting = Setting { shared: true, rate: 400, ..bench.setting(mode, sidecars) };
+    let setting = Setting { rate: 400, ..bench.setting(mode, sidecars) };
     let place = against_direct(Scenario::Churn, mode, with(params(&setting), "churn_percent", share));
     bench.screen.live(|| format!("  churn · {} · {share} % of {sidecars} sidecars leave and come", mode.name()));
     let mut rig = Rig::build(setting)?;
     rig.join_more(sidecars - leaving)?;
-    let (rounds, every) = (bench.pick(4, 2), 100_000);
-    let count = rounds * 10;
+    // Each round takes two seconds, in which there are twenty changes.
+    let (rounds, every) = (bench.pick(2, 1), 100_000);
+    let count = rounds * 20;
     let below = bench.options.services;
     let begun = rig.begin(Pattern::Single { family: Family::Endpoint, number: None, below, every, count })?;
     let begin = Instant::now();
@@ -175,8 +176,8 @@ fn churn_once(bench: &mut Bench<'_>, mode: Mode, sidecars: u32, share: u32) -> R
         if leaving > 0 {
             rig.add_swarm(leaving, false, None)?;
         }
-        let until = begin + Duration::from_secs(u64::from(round) + 1);
-        std::thread::sleep(until.saturating_duration_since(Instant::now()));
+        let until = begin + Duration::from_secs(2 * (u64::from(round) + 1));
+        now::sleep(until.saturating_duration_since(Instant::now()));
         if leaving > 0 {
             rig.drop_swarm();
         }
@@ -194,15 +195,16 @@ fn churn_once(bench: &mut Bench<'_>, mode: Mode, sidecars: u32, share: u32) -> R
 /// Changes and churn, for as long as is asked for: what grows?
 pub(super) fn soak(bench: &mut Bench<'_>) -> Result<(), BenchError> {
     let sidecars = bench.sidecars(200, 60);
-    let setting = Setting { shared: true, rate: 400, ..bench.setting(Mode::Relay, sidecars) };
+    let setting = Setting { rate: 400, ..bench.setting(Mode::Relay, sidecars) };
     let leaving = sidecars / 4;
-    let params = with(params(&setting), "seconds", bench.options.seconds);
+    let seconds = bench.pick(bench.options.seconds, bench.options.seconds.min(20));
+    let params = with(params(&setting), "seconds", seconds);
     let place = Place { scenario: Scenario::Soak.name(), mode: Mode::Relay.name(), params, baseline: None };
     let mut rig = Rig::build(setting)?;
     rig.join_more(sidecars - leaving)?;
     let below = bench.options.services;
     let (begin, mut points) = (Instant::now(), Vec::new());
-    while begin.elapsed().as_secs() < bench.options.seconds {
+    while begin.elapsed().as_secs() < seconds {
         rig.add_swarm(leaving, false, None)?;
         let pattern = Pattern::Single { family: Family::Endpoint, number: None, below, every: 100_000, count: 50 };
         let played = rig.play(pattern)?;

@@ -22,11 +22,23 @@ pub(super) fn steady(bench: &mut Bench<'_>) -> Result<(), BenchError> {
             Pattern::Single { family: Family::Endpoint, number: None, below: bench.options.services, every, count };
         run(bench, Scenario::Steady, &pattern, sidecars, |setting| Setting {
             wan: Some(if near { NEAR } else { setting.wan.unwrap_or(NEAR) }),
-            stages: !near,
             ..setting
         })?;
     }
+    lossy(bench);
     Ok(())
+}
+
+/// What the emulator cannot show.
+fn lossy(bench: &mut Bench<'_>) {
+    let why = match rustix::process::geteuid().is_root() {
+        true => "the TUN form of the WAN emulator is not built",
+        false => "needs root",
+    };
+    for mode in bench.modes(&MODES) {
+        let params = with(params(&bench.setting(mode, 1)), "loss_percent", 1);
+        bench.results.missing(&against_direct(Scenario::Steady, mode, params), "latency_p99", "ms", why);
+    }
 }
 
 /// 50 changes within 100 ms, time and again.
@@ -71,7 +83,9 @@ fn run(
     let mut drawn: Vec<(String, Histogram, Histogram)> = Vec::new();
     for repeat in 0..bench.repeats() {
         for mode in bench.modes(&MODES) {
-            let setting = adapt(bench.setting(mode, sidecars));
+            let mut setting = adapt(bench.setting(mode, sidecars));
+            // One sidecar is there to tell what Outpost adds, and nothing else.
+            setting.stages = mode == Mode::Relay && sidecars > 1;
             let params = with(params(&setting), "changes", changes(pattern));
             let place = against_direct(scenario, mode, params);
             bench.screen.live(|| format!("  {} · {} · {sidecars} sidecars start", scenario.name(), mode.name()));

@@ -1,9 +1,9 @@
 //! Those who make trouble, and what the others notice: readers that do not
 //! read, sidecars that reject, a control plane that is gone.
 
-use super::{Bench, Scenario, against_direct, params, with};
-use crate::bench::histogram::Histogram;
+use super::{Bench, Scenario, params, with};
 use crate::bench::mesh::Family;
+use crate::bench::now;
 use crate::bench::part::Order;
 use crate::bench::plan::Pattern;
 use crate::bench::process::BenchError;
@@ -27,10 +27,12 @@ pub(super) fn slow(bench: &mut Bench<'_>) -> Result<(), BenchError> {
     })
 }
 
-/// The same with and without: of 100 sidecars, one rejects whatever changes.
+/// The same with and without: of 100 sidecars with a group each, one rejects
+/// whatever changes.
 pub(super) fn nack(bench: &mut Bench<'_>) -> Result<(), BenchError> {
     with_and_without(bench, Scenario::Nack, "nack_percent", 1, |setting, percent| Setting {
         nack_percent: percent,
+        shared: false,
         ..setting
     })
 }
@@ -77,43 +79,46 @@ fn with_and_without(
 
 /// The WAN is cut; sidecars come meanwhile; it is back, with one change.
 pub(super) fn outage(bench: &mut Bench<'_>) -> Result<(), BenchError> {
-    let sidecars = bench.sidecars(100, 30);
-    let (new, span) = ((sidecars / 5).max(1), Duration::from_secs(bench.pick(60, 8)));
     for _ in 0..bench.repeats() {
-        for mode in bench.modes(&[Mode::Direct, Mode::Relay]) {
-            let setting = Setting { shared: true, keep: true, ..bench.setting(mode, sidecars) };
-            let params = with(params(&setting), "outage_seconds", span.as_secs());
-            let place = against_direct(Scenario::Outage, mode, params);
-            bench.screen.live(|| format!("  outage · {} · {sidecars} sidecars start", mode.name()));
-            let mut rig = Rig::build(setting)?;
-            rig.join()?;
-            let before = rig.counts()?;
-            rig.order_wan(&Order::Cut(Outage::Silence))?;
-            bench.screen.live(|| format!("  outage · {} · the WAN is cut, {new} sidecars come", mode.name()));
-            let cut = Instant::now();
-            rig.add_swarm(new, false, None)?;
-            std::thread::sleep(span.saturating_sub(cut.elapsed()));
-            let during = rig.counts()?;
-            let times = Histogram::of(&rig.last_joins()?);
-            // It is due when the WAN is back.
-            let below = bench.options.services;
-            let begun =
-                rig.begin(Pattern::Single { family: Family::Endpoint, number: None, below, every: 0, count: 1 })?;
-            rig.order_wan(&Order::Heal)?;
-            let played = rig.finish(begun)?;
-            let joined = during.complete.saturating_sub(before.complete);
-            bench.add(&place, "joins_failed", "sidecars", f64::from(new.saturating_sub(joined)));
-            if joined > 0 {
-                bench.add(&place, "join_max", "ms", times.max().as_secs_f64() * 1000.0);
+        for (mode, shared) in [(Mode::Direct, false), (Mode::Relay, false), (Mode::Relay, true)] {
+            if bench.modes(&[Mode::Direct, Mode::Relay]).contains(&mode) {
+                outage_once(bench, mode, shared)?;
             }
-            bench.add(&place, "streams_lost", "streams", during.lost.saturating_sub(before.lost) as f64);
-            let caught_up = played.outcome.last.first().copied().unwrap_or(0) as f64 / 1000.0;
-            bench.add(&place, "caught_up", "ms", caught_up);
-            bench.screen.line(&format!(
-                "  outage · {} · {joined} of {new} new sidecars were served; caught up {caught_up:.0} ms after the WAN was back",
-                mode.name()
-            ));
         }
     }
+    Ok(())
+}
+
+fn outage_once(bench: &mut Bench<'_>, mode: Mode, shared: bool) -> Result<(), BenchError> {
+    let sidecars = bench.sidecars(100, 30);
+    let (new, span) = ((sidecars / 5).max(1), Duration::from_secs(bench.pick(60, 5)));
+    let setting = Setting { shared, keep: true, ..bench.setting(mode, sidecars) };
+    let of = |shared: bool| with(params(&Setting { shared, ..setting.clone() }), "outage_seconds", span.as_secs());
+    let baseline = (mode != Mode::Direct).then(|| (Mode::Direct.name(), of(false)));
+    let place = Place { scenario: Scenario::Outage.name(), mode: mode.name(), params: of(shared), baseline };
+    let what = format!("{} · {}", mode.name(), if shared { "one group" } else { "a group each" });
+    bench.screen.live(|| format!("  outage · {what} · {sidecars} sidecars start"));
+    let mut rig = Rig::build(setting)?;
+    rig.join()?;
+    let before = rig.counts()?;
+    rig.order_wan(&Order::Cut(Outage::Silence))?;
+    bench.screen.live(|| format!("  outage · {what} · the WAN is cut, {new} sidecars come"));
+    let cut = Instant::now();
+    rig.add_swarm(new, false, None)?;
+    now::sleep(span.saturating_sub(cut.elapsed()));
+    let during = rig.counts()?;
+    // It is due when the WAN is back.
+    let below = bench.options.services;
+    let begun = rig.begin(Pattern::Single { family: Family::Endpoint, number: None, below, every: 0, count: 1 })?;
+    rig.order_wan(&Order::Heal)?;
+    let played = rig.finish(begun)?;
+    let joined = during.complete.saturating_sub(before.complete);
+    bench.add(&place, "joins_failed", "sidecars", f64::from(new.saturating_sub(joined)));
+    bench.add(&place, "streams_lost", "streams", during.lost.saturating_sub(before.lost) as f64);
+    let caught_up = played.outcome.last.first().copied().unwrap_or(0) as f64 / 1000.0;
+    bench.add(&place, "caught_up", "ms", caught_up);
+    bench.screen.line(&format!(
+        "  outage · {what}: {joined} of {new} new sidecars were served; caught up {caught_up:.0} ms after the WAN was back"
+    ));
     Ok(())
 }

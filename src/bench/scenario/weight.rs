@@ -1,13 +1,15 @@
 //! What groups, interest and idle streams weigh.
 
 use super::{Bench, Scenario, params, with};
-use crate::bench::fleet::Asks;
+use crate::bench::fleet::{Asks, SerialVariant};
 use crate::bench::mesh::Family;
+use crate::bench::part::Order;
 use crate::bench::plan::Pattern;
 use crate::bench::process::BenchError;
 use crate::bench::results::Place;
 use crate::bench::rig::{Mode, Played, Rig, Setting};
 use crate::bench::stock::Contents;
+use crate::bench::wan::Outage;
 
 const KIB: f64 = 1024.0;
 /// Of a hundred classes each wants its own services.
@@ -20,7 +22,7 @@ pub(super) fn groups(bench: &mut Bench<'_>) -> Result<(), BenchError> {
     for _ in 0..bench.repeats() {
         let mut one_group = None;
         for (shared, own) in [(true, 0), (false, 0), (false, 1)] {
-            let mut setting = Setting { shared, ..bench.crowd(Mode::Relay, sidecars) };
+            let mut setting = Setting { shared, wan: Some(super::NEAR), ..bench.crowd(Mode::Relay, sidecars) };
             (setting.shape.services, setting.shape.own) = (1000, own);
             setting.shape.sizes = vec![4096, 300];
             setting.shape.classes = if own > 0 { sidecars } else { 1 };
@@ -53,6 +55,64 @@ pub(super) fn groups(bench: &mut Bench<'_>) -> Result<(), BenchError> {
                 Some(one) => bench.add(&place, "rss_per_group", "KiB", (memory - one) / f64::from(sidecars) / KIB),
             }
             bench.screen.line(&format!("  groups · {what}: {:.0} us of CPU a change and sidecar", per_stream(&played)));
+            if !shared {
+                resync(bench, &mut rig, &place, what)?;
+            }
+        }
+    }
+    resources(bench)
+}
+
+/// The WAN is cut and back: when has every group a change that was made meanwhile?
+fn resync(bench: &mut Bench<'_>, rig: &mut Rig, place: &Place, what: &str) -> Result<(), BenchError> {
+    rig.order_wan(&Order::Cut(Outage::Reset))?;
+    let pattern = Pattern::Single { family: Family::Cluster, number: Some(0), below: 1, every: 0, count: 1 };
+    let begun = rig.begin(pattern)?;
+    rig.order_wan(&Order::Heal)?;
+    let played = rig.finish(begun)?;
+    let last = played.latencies().max().as_secs_f64();
+    bench.add(place, "in_sync_after_reconnect", "ms", last * 1000.0);
+    bench.screen.line(&format!("  groups · {what}: all in sync {last:.1} s after the WAN was back"));
+    Ok(())
+}
+
+/// The same change where there are few resources beside it, and where there are many.
+fn resources(bench: &mut Bench<'_>) -> Result<(), BenchError> {
+    let many = bench.sidecars(1000, 100);
+    let mut cases = vec![(many, 100), (many, 10_000)];
+    if !bench.options.quick {
+        cases.extend([(10, 1000), (10, 100_000)]);
+    }
+    for _ in 0..bench.repeats() {
+        for (turn, (sidecars, services)) in cases.iter().copied().enumerate() {
+            let mut setting = bench.crowd(Mode::Relay, sidecars);
+            setting.shape.services = services;
+            setting.shape.sizes = vec![300];
+            let few = cases.get(turn & !1).map_or(services, |(_, services)| *services);
+            let baseline = (few != services).then(|| {
+                let mut setting = setting.clone();
+                setting.shape.services = few;
+                (Mode::Relay.name(), params(&setting))
+            });
+            let place = Place {
+                scenario: Scenario::Groups.name(),
+                mode: Mode::Relay.name(),
+                params: params(&setting),
+                baseline,
+            };
+            bench.screen.live(|| format!("  groups · {services} resources · {sidecars} sidecars start"));
+            let mut rig = Rig::build(setting)?;
+            rig.join()?;
+            let count = bench.pick(20, 8);
+            let pattern = Pattern::Single { family: Family::Cluster, number: Some(0), below: 1, every: 200_000, count };
+            // What is done once is not what is compared.
+            rig.play(pattern.clone())?;
+            let played = rig.play(pattern)?;
+            bench.record(&place, &played);
+            bench.screen.line(&format!(
+                "  groups · {services} resources: {:.1} us of CPU a change and sidecar",
+                per_stream(&played)
+            ));
         }
     }
     Ok(())
@@ -94,46 +154,81 @@ pub(super) fn interest(bench: &mut Bench<'_>) -> Result<(), BenchError> {
     Ok(())
 }
 
+/// One row of what idle streams weigh.
+struct Load {
+    what: &'static str,
+    tls: bool,
+    adapt: fn(&mut Setting),
+}
+
+const LOADS: [Load; 6] = [
+    Load { what: "delta", tls: false, adapt: |_| {} },
+    Load { what: "delta", tls: true, adapt: |_| {} },
+    Load { what: "61 kB node, 300 KB sotw", tls: false, adapt: as_envoy },
+    Load { what: "61 kB node, 300 KB sotw", tls: true, adapt: as_envoy },
+    Load { what: "1,000 names of 50 sets", tls: false, adapt: |setting| by_name(setting, 50) },
+    Load { what: "1,000 names, all sets differ", tls: false, adapt: |setting| by_name(setting, setting.sidecars) },
+];
+
+/// What a large mesh's Envoys do.
+fn as_envoy(setting: &mut Setting) {
+    setting.variant = SerialVariant::Sotw;
+    setting.node_bytes = 61_000;
+    setting.shape.services = 300;
+    setting.shape.sizes = vec![4096, 65_536, 780];
+}
+
+/// Each class asks for a thousand names of its own, of as many as are needed for that.
+fn by_name(setting: &mut Setting, classes: u32) {
+    setting.asks = Asks::Endpoints;
+    setting.names = Some(1000);
+    setting.shape.contents = Contents::Mesh;
+    setting.shape.services = 1001 + classes;
+    setting.shape.sizes = vec![300];
+    setting.shape.classes = classes;
+}
+
 /// Resident memory for each idle stream: after connecting, after 20 pushes of
-/// 4 KiB, after 3 of 64 KiB.
+/// the first resource, after 3 of the second.
 pub(super) fn memory(bench: &mut Bench<'_>) -> Result<(), BenchError> {
-    let sidecars = bench.sidecars(10_000, 1000);
+    let sidecars = bench.sidecars(10_000, 500);
     for _ in 0..bench.repeats() {
-        for tls in [false, true] {
-            let mut setting = Setting { rate: 3000, ..bench.crowd(Mode::Relay, sidecars) };
+        for load in &LOADS {
+            let mut setting = Setting { rate: bench.pick(1500, 1500), ..bench.crowd(Mode::Relay, sidecars) };
             setting.shape.sizes = vec![4096, 65_536, 300];
-            setting.tls = if tls { Some(bench.certificates()?) } else { None };
-            let base = params(&setting);
-            let mut rig = Rig::build(setting)?;
-            let idle = rig.used()?.relay.memory;
-            bench.screen.live(|| format!("  memory · {sidecars} sidecars start"));
-            rig.join()?;
-            let mut shown = Vec::new();
-            for (after, number, pushes) in
-                [("connect", 0, 0), ("20 pushes of 4 KiB", 0, 20), ("3 pushes of 64 KiB", 1, 3)]
-            {
-                if pushes > 0 {
-                    let pattern = Pattern::Single {
-                        family: Family::Cluster,
-                        number: Some(number),
-                        below: 1,
-                        every: 200_000,
-                        count: pushes,
-                    };
-                    rig.play(pattern)?;
-                }
-                let each = (rig.used()?.relay.memory as f64 - idle as f64) / f64::from(sidecars) / KIB;
-                let place = Place {
-                    scenario: Scenario::Memory.name(),
-                    mode: Mode::Relay.name(),
-                    params: with(base.clone(), "after", after),
-                    baseline: None,
-                };
-                bench.add(&place, "rss_per_stream", "KiB", each);
-                shown.push(format!("{each:.1} KiB after {after}"));
-            }
-            bench.screen.line(&format!("  memory · tls {tls}: {}", shown.join(", ")));
+            setting.tls = if load.tls { Some(bench.certificates()?) } else { None };
+            (load.adapt)(&mut setting);
+            bench.screen.live(|| format!("  memory · {} · {sidecars} sidecars start", load.what));
+            weigh(bench, load, setting)?;
         }
     }
+    Ok(())
+}
+
+fn weigh(bench: &mut Bench<'_>, load: &Load, setting: Setting) -> Result<(), BenchError> {
+    let (sidecars, by_name) = (setting.sidecars, setting.asks == Asks::Endpoints);
+    let base = with(params(&setting), "load", load.what);
+    let family = if by_name { Family::Endpoint } else { Family::Cluster };
+    let mut rig = Rig::build(setting)?;
+    let idle = rig.used()?.relay.memory;
+    rig.join()?;
+    let mut shown = Vec::new();
+    for (after, number, pushes) in [("connect", 0, 0), ("20 pushes", 0, 20), ("3 pushes of 64 KiB", 1, 3)] {
+        // By name, all want the first only.
+        if by_name && number > 0 {
+            continue;
+        }
+        if pushes > 0 {
+            let number = Some(number);
+            rig.play(Pattern::Single { family, number, below: 1, every: 200_000, count: pushes })?;
+        }
+        let each = (rig.used()?.relay.memory as f64 - idle as f64) / f64::from(sidecars) / KIB;
+        let params = with(base.clone(), "after", after);
+        let place = Place { scenario: Scenario::Memory.name(), mode: Mode::Relay.name(), params, baseline: None };
+        bench.add(&place, "rss_per_stream", "KiB", each);
+        shown.push(format!("{each:.1} KiB after {after}"));
+    }
+    let tls = if load.tls { " with TLS" } else { "" };
+    bench.screen.line(&format!("  memory · {}{tls}: {}", load.what, shown.join(", ")));
     Ok(())
 }
