@@ -67,7 +67,8 @@ impl Config {
             self.downstream.jwt.is_some() || self.downstream.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some());
         let anonymous = named && !self.downstream.proof_required;
         let Downstream { trust_domains, status_viewers, .. } = &self.downstream;
-        let idle = !named && !(trust_domains.is_empty() && status_viewers.is_empty() && !self.rules.limits_names());
+        let asks = !trust_domains.is_empty() || !status_viewers.is_empty() || self.rules.limits_names();
+        let idle = asks && !named;
         let unguarded = crate::group::sensitive_types().iter().any(|sds| !self.rules.sensitive().contains(sds));
         let table = [
             (
