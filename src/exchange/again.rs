@@ -5,6 +5,7 @@
 
 use crate::content::NameSet;
 use crate::xds::Name;
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -14,15 +15,15 @@ pub(super) struct Again {
     read: Arc<NameSet>,
     /// With the number of each: see [`Want::again`](crate::session::Want::again).
     names: BTreeMap<Name, u64>,
-    newest: u64,
 }
 
 impl Again {
-    /// `name` has come to be wanted.
-    pub(super) fn gained(&mut self, name: &Name) {
+    /// `name` has come to be wanted. `newest` is the group's, for a type may be
+    /// forgotten and come back.
+    pub(super) fn gained(&mut self, name: &Name, newest: &Cell<u64>) {
         if self.read.contains(name) {
-            self.newest += 1;
-            self.names.insert(name.clone(), self.newest);
+            newest.set(newest.get() + 1);
+            self.names.insert(name.clone(), newest.get());
         }
     }
 

@@ -27,6 +27,7 @@ use crate::content::{Changed, Reach, Refs, Served, Store};
 use crate::session::{Pass, Passed, Update, Want};
 use crate::xds::time::earliest;
 use crate::xds::{Kind, Moment, Name, Timing, TypeUrl};
+use std::cell::Cell;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -84,6 +85,7 @@ pub struct GroupState {
     given_up: VecDeque<(Moment, u64)>,
     passed: VecDeque<Passed>,
     passer: Option<MemberId>,
+    numbers: Cell<u64>,
 }
 
 impl GroupState {
@@ -106,6 +108,7 @@ impl GroupState {
             given_up: VecDeque::new(),
             passed: VecDeque::new(),
             passer: None,
+            numbers: Cell::default(),
         }
     }
 
@@ -446,7 +449,8 @@ impl GroupState {
     ) {
         let open = matches!(self.line, Line::Up { .. });
         let (rtt, private) = (self.rtt, self.private);
-        let scene = Scene { now, store: &self.store, timing: &self.timing, connected, rtt, private };
+        let numbers = &self.numbers;
+        let scene = Scene { now, store: &self.store, timing: &self.timing, connected, rtt, private, numbers };
         let kind = self.types.entry(type_url.clone()).or_insert_with(|| new_type(type_url, open, now));
         let changed = act(kind, &scene);
         if type_url.kind() == Kind::Cluster {

@@ -19,6 +19,7 @@ use crate::content::{Body, Changed, Entry, NameSet, Store, Tree};
 use crate::session::Want;
 use crate::xds::name::Glob;
 use crate::xds::{Moment, Name, Status, Timing, TypeUrl};
+use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,6 +35,8 @@ pub(super) struct Scene<'a> {
     pub(super) rtt: Duration,
     /// The group is one stream's own (see [`GroupState::private`](super::core::GroupState::private)).
     pub(super) private: bool,
+    /// The newest number of a name that was given up and is wanted again.
+    pub(super) numbers: &'a Cell<u64>,
 }
 
 /// What is to be told of a type after a step.
@@ -254,7 +257,7 @@ impl GroupType {
             let members = self.glob_members(name).count();
             self.globs.insert(name.clone(), members);
         }
-        self.again.gained(name);
+        self.again.gained(name, scene.numbers);
         self.subscription_changed();
         if scene.connected && self.holds(name) && !self.is_confirmed(name) {
             self.awaited.insert(name, scene.now + scene.timing.reconfirm);

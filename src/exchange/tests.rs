@@ -353,6 +353,16 @@ fn a_name_that_came_back_unseen_is_asked_again() {
     assert_eq!(again(&mut bench), [(2, "B".into())]);
     bench.apply(with("eds", "", &["B2"]));
     assert!(again(&mut bench).is_empty());
+    // A type that is forgotten meanwhile goes on counting.
+    bench.want(ONE, "eds", &[]);
+    again(&mut bench);
+    bench.state.tick(bench.now);
+    bench.want(ONE, "eds", &["A", "B"]);
+    again(&mut bench);
+    bench.want(ONE, "eds", &["A"]);
+    bench.want(ONE, "eds", &["A", "B"]);
+    assert_eq!(again(&mut bench), [(3, "B".into())]);
+    bench.apply(with("eds", "", &["A3", "B3"]));
     // Who reads in between sees it go.
     bench.want(ONE, "eds", &["A"]);
     assert!(again(&mut bench).is_empty());

@@ -217,7 +217,7 @@ impl Site {
         let plain = Dialer::new(state.dialer.address().clone(), options, clock.clone());
         let before = std::mem::replace(&mut state.dialer, plain);
         state.retired.push(before.traffic().clone());
-        state.links.clear();
+        (state.links, state.connected) = (Vec::new(), None);
         drop(state);
         self.wake.notify_one();
         true

@@ -167,7 +167,7 @@ impl TypeState {
         for name in &ask.drops {
             self.awaited.remove(name);
             self.doubted.remove(name);
-            if self.variant == Variant::Sotw && self.subscription.is_asked(name) {
+            if self.variant == Variant::Sotw && self.subscription.is_asked(name) && Glob::parse(name).is_none() {
                 // It is subscribed again next: a response without it proves nothing.
                 self.awaited.insert(name.clone(), now);
             }
@@ -201,6 +201,8 @@ impl TypeState {
     fn await_names(&mut self, now: Moment, ask: &Ask) {
         let whole = self.type_url.full_state() && ask.first;
         for name in ask.adds.iter().filter(|name| Glob::parse(name).is_none()) {
+            // What left it out before was no answer to this.
+            self.doubted.remove(name);
             if !(whole && self.known.contains(name)) {
                 self.awaited.insert(name.clone(), now);
             }
@@ -343,7 +345,9 @@ impl TypeState {
             self.awaited.remove(name);
         }
         // What was left out since is gone; of all else there was no word at all.
-        let (removed, silent): (Vec<_>, Vec<_>) = over.into_iter().partition(|name| self.doubted.remove(name));
+        let (mut removed, mut silent): (Vec<_>, Vec<_>) = over.into_iter().partition(|name| self.doubted.remove(name));
+        removed.retain(|name| self.subscription.is_asked(name));
+        silent.retain(|name| self.subscription.is_asked(name));
         for name in &removed {
             self.known.remove(name);
         }

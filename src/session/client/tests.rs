@@ -437,6 +437,21 @@ fn a_name_that_was_not_wanted_for_a_moment_is_asked_again() {
 }
 
 #[test]
+fn a_glob_that_is_asked_again_waits_for_no_resource_of_its_name() {
+    const GLOB: &str = "xdstp://a/envoy.config.listener.v3.Listener/d/*";
+    let mut rig = Rig::new(Variant::Sotw);
+    rig.want("lds", false, &[GLOB, "a"]);
+    rig.hear(sotw("lds", &["xdstp://a/envoy.config.listener.v3.Listener/d/m", "a"], "v1", "1"));
+    let again = Want { again: [(1, GLOB.into())].into(), ..want("lds", false, &[GLOB, "a"]) };
+    rig.session.set_wanted(&again, Vec::new);
+    assert_eq!(rig.drain().len(), 2);
+    rig.hear(sotw("lds", &["xdstp://a/envoy.config.listener.v3.Listener/d/m", "a"], "v2", "2"));
+    rig.updates.clear();
+    rig.pass(60_000);
+    assert!(rig.updates.is_empty(), "{:?}", rig.updates);
+}
+
+#[test]
 fn a_stream_that_never_spoke_proves_nothing() {
     let mut rig = Rig::new(Variant::Sotw);
     rig.want("eds", false, &["z"]);

@@ -134,6 +134,7 @@ impl ServerSession {
     pub fn leave_own(&mut self) {
         let Some(own) = self.private.as_deref_mut() else { return };
         own.served = None;
+        own.staying.clear();
         own.told = 0;
         own.untold = own.wanted.keys().cloned().collect();
         self.stale = true;
@@ -188,6 +189,7 @@ impl ServerSession {
         let Some(granted) = &self.granted else { return };
         if let Some(own) = self.private.as_deref_mut() {
             (own.served, own.told) = (None, 0);
+            own.staying.clear();
             own.wanted.clear();
             own.untold.clear();
             own.health = own.health.take().filter(|_| granted.health);
@@ -246,6 +248,7 @@ impl ServerSession {
         let Some(group) = self.group.clone() else { return };
         let own = self.own_served().cloned();
         let mut served = Served::clone(&group);
+        let before = self.private.as_deref_mut().map(|own| std::mem::take(&mut own.staying)).unwrap_or_default();
         let types: Vec<TypeUrl> = self.types.keys().cloned().collect();
         for type_url in types {
             let Some(state) = self.types.get_mut(&type_url).filter(|state| !state.refused) else { continue };
@@ -261,7 +264,9 @@ impl ServerSession {
             let Some(of) = group.of(&type_url) else { continue };
             let mut apart = state.subscription.among(&of.apart, store);
             if let (Some(own_type), Some(private)) = (own_type, self.private.as_deref_mut()) {
-                let stay = private.stay(now, &type_url, state.stays(&apart, of, own_type), &self.settings.timing);
+                let since = before.get(&type_url).copied().unwrap_or(now);
+                let until = since + self.settings.timing.linger;
+                let stay = private.stay((now, until), &type_url, since, state.stays(&apart, of, own_type));
                 apart = store.names_with(&apart, stay.iter());
             }
             // A first set that waits for these looks again at who can answer.
@@ -288,13 +293,12 @@ impl ServerSession {
 impl Private {
     /// Those of `names` that stay: all of them, until the private group says itself
     /// that they are gone, but not for ever. Its stream may be down, or say nothing.
-    fn stay(&mut self, now: Moment, type_url: &TypeUrl, names: Vec<Name>, timing: &Timing) -> Vec<Name> {
-        if names.is_empty() {
-            self.staying.remove(type_url);
-            return names;
+    fn stay(&mut self, (now, until): (Moment, Moment), url: &TypeUrl, since: Moment, names: Vec<Name>) -> Vec<Name> {
+        if names.is_empty() || now >= until {
+            return Vec::new();
         }
-        let since = *self.staying.entry(type_url.clone()).or_insert(now);
-        if now < since + timing.linger { names } else { Vec::new() }
+        self.staying.insert(url.clone(), since);
+        names
     }
 
     /// When the names that stay are to be looked at again.

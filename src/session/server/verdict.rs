@@ -7,7 +7,7 @@ use super::held::Exception;
 use super::poll::Look;
 use super::subscription::Subscription;
 use crate::breaks;
-use crate::content::{Body, Entry, ServedType};
+use crate::content::{self, Body, Entry, ServedType};
 use crate::xds::name::Glob;
 use crate::xds::{Name, Status, code};
 use std::cell::OnceCell;
@@ -141,7 +141,8 @@ impl<'a> View<'a> {
 
     /// What `*`, or the glob over `name`, covers is known, so that what the tree lacks
     /// does not exist. Of a glob there is a word once the tree has a member of it, or
-    /// says that there is none.
+    /// says that there is none; while the upstream is away a member may be there for
+    /// another reason.
     fn set_is_known(&self, name: &str) -> bool {
         if self.subscription.wildcard() {
             return self.served.complete && !self.served.wildcard_awaited;
@@ -149,7 +150,12 @@ impl<'a> View<'a> {
         let globs = self.globs.get_or_init(|| {
             let tree = &self.served.tree;
             let has_member = |glob: &Glob<'_>| tree.iter().any(|it| it.is_present() && glob.covers(it.name()));
-            let known = |glob: &&Name| tree.get(glob).is_some() || Glob::parse(glob).is_some_and(|it| has_member(&it));
+            let live = self.look.line.upstream == content::Reach::Answering;
+            let stated = |glob: &Name| Glob::parse(glob).is_some_and(|it| has_member(&it));
+            let known = |glob: &&Name| {
+                let waits = self.served.awaited.contains(glob);
+                tree.get(glob).is_some() || live && !waits && stated(glob)
+            };
             self.subscription.globs().iter().filter(known).collect()
         });
         globs.iter().any(|glob| Glob::parse(glob).is_some_and(|glob| glob.covers(name)))

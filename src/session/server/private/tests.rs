@@ -264,8 +264,17 @@ fn the_private_groups_word_on_its_name_counts_until_it_takes_it_back() {
     bench.now = until;
     assert_eq!((bench.said(), bench.demands()), ("cds -B".into(), "cds []".into()));
     assert_eq!(bench.session.deadline(), None);
+    // What stays goes with the group.
     bench.group(CDS, &[], &["B"]);
-    assert_eq!(bench.said(), "cds B3");
+    bench.said();
+    bench.group(CDS, &[], &[]);
+    bench.said();
+    assert!(bench.session.deadline().is_some());
+    bench.session.leave_own();
+    assert_eq!(bench.session.deadline(), None);
+    bench.own(CDS, &["B3"]);
+    bench.group(CDS, &[], &["B"]);
+    bench.said();
     // It may be kept again.
     bench.group(CDS, &["B4"], &[]);
     assert_eq!((bench.said(), bench.demands()), ("cds B4".into(), "cds []".into()));
