@@ -62,6 +62,9 @@ pub(super) struct TypeState {
     /// Of these the ones that a response has left out since: it may predate the
     /// request, so that only silence after it is proof.
     doubted: HashSet<Name>,
+    /// SotW, full-state type: asked names of which there was no word at all. What is
+    /// held of them stays, until a response that comes at last leaves them out.
+    unheard: HashSet<Name>,
     star: Star,
     /// The oldest ask that nothing answered.
     asked_at: Option<Moment>,
@@ -93,6 +96,7 @@ impl TypeState {
             held: Vec::new(),
             known: HashSet::new(),
             doubted: HashSet::new(),
+            unheard: HashSet::new(),
             awaited: BTreeMap::new(),
             star: Star::NotAsked,
             asked_at: None,
@@ -167,6 +171,7 @@ impl TypeState {
         for name in &ask.drops {
             self.awaited.remove(name);
             self.doubted.remove(name);
+            self.unheard.remove(name);
             if self.variant == Variant::Sotw && self.subscription.is_asked(name) && Glob::parse(name).is_none() {
                 // It is subscribed again next: a response without it proves nothing.
                 self.awaited.insert(name.clone(), now);
@@ -282,6 +287,9 @@ impl TypeState {
         }
         if (self.type_url.full_state() && !breaks::on("C-141") || breaks::on("C-119")) && !heartbeat {
             let missing = |name: &&Name| !here.contains(*name);
+            let late: Vec<Name> = self.unheard.iter().filter(missing).cloned().collect();
+            self.unheard.clear();
+            self.awaited.extend(late.into_iter().map(|name| (name, update.received)));
             // A response that may predate the request for a name proves nothing of it.
             let doubted: Vec<Name> = self.awaited.keys().filter(missing).cloned().collect();
             let fresh = doubted.iter().any(|name| self.known.contains(name));
@@ -348,6 +356,9 @@ impl TypeState {
         let (mut removed, mut silent): (Vec<_>, Vec<_>) = over.into_iter().partition(|name| self.doubted.remove(name));
         removed.retain(|name| self.subscription.is_asked(name));
         silent.retain(|name| self.subscription.is_asked(name));
+        if self.type_url.full_state() {
+            self.unheard.extend(silent.iter().cloned());
+        }
         for name in &removed {
             self.known.remove(name);
         }

@@ -437,6 +437,23 @@ fn a_name_that_was_not_wanted_for_a_moment_is_asked_again() {
 }
 
 #[test]
+fn a_late_answer_says_what_silence_could_not() {
+    let mut rig = Rig::new(Variant::Sotw);
+    rig.want("lds", false, &["a"]);
+    rig.hear(sotw("lds", &["a"], "v1", "1"));
+    // It is held since an earlier stream, which this one was not told.
+    rig.want("lds", false, &["a", "c"]);
+    rig.updates.clear();
+    rig.pass(8_000);
+    let update = rig.update();
+    assert_eq!((update.removed, update.silent), (vec![], vec![Name::from("c")]));
+    rig.hear(sotw("lds", &["a"], "v2", "2"));
+    assert!(rig.update().removed.is_empty(), "it may be older than the ask");
+    rig.pass(8_000);
+    assert_eq!(rig.update().removed, [Name::from("c")]);
+}
+
+#[test]
 fn a_glob_that_is_asked_again_waits_for_no_resource_of_its_name() {
     const GLOB: &str = "xdstp://a/envoy.config.listener.v3.Listener/d/*";
     let mut rig = Rig::new(Variant::Sotw);

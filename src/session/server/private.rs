@@ -11,7 +11,7 @@
 use super::subscription::Subscription;
 use super::{Granted, HeardKind, Response, ServerSession, TypeState, label_of, want};
 use crate::breaks;
-use crate::content::{Edit, Frame, NameSet, Served, ServedType, Store};
+use crate::content::{Edit, Frame, NameSet, Reach, Served, ServedType, Store};
 use crate::session::{Pass, Passed, Want};
 use crate::xds::ask::Change;
 use crate::xds::types::{Kind, Variant};
@@ -265,8 +265,8 @@ impl ServerSession {
             let mut apart = state.subscription.among(&of.apart, store);
             if let (Some(own_type), Some(private)) = (own_type, self.private.as_deref_mut()) {
                 let since = before.get(&type_url).copied().unwrap_or(now);
-                let until = since + self.settings.timing.linger;
-                let stay = private.stay((now, until), &type_url, since, state.stays(&apart, of, own_type));
+                let stay =
+                    private.stay(now, (&type_url, since), state.stays(&apart, of, own_type), &self.settings.timing);
                 apart = store.names_with(&apart, stay.iter());
             }
             // A first set that waits for these looks again at who can answer.
@@ -293,17 +293,24 @@ impl ServerSession {
 impl Private {
     /// Those of `names` that stay: all of them, until the private group says itself
     /// that they are gone, but not for ever. Its stream may be down, or say nothing.
-    fn stay(&mut self, (now, until): (Moment, Moment), url: &TypeUrl, since: Moment, names: Vec<Name>) -> Vec<Name> {
-        if names.is_empty() || now >= until {
+    fn stay(&mut self, now: Moment, (url, since): (&TypeUrl, Moment), names: Vec<Name>, timing: &Timing) -> Vec<Name> {
+        if names.is_empty() || self.stays_until(since, timing).is_some_and(|until| until <= now) {
             return Vec::new();
         }
         self.staying.insert(url.clone(), since);
         names
     }
 
+    /// Its time counts while the private group's upstream answers: loss of a connection
+    /// takes nothing away.
+    fn stays_until(&self, since: Moment, timing: &Timing) -> Option<Moment> {
+        let served = self.served.as_ref().filter(|served| served.upstream == Reach::Answering)?;
+        Some(since.max(served.upstream_since) + timing.linger)
+    }
+
     /// When the names that stay are to be looked at again.
     pub(super) fn deadline(&self, timing: &Timing) -> Option<Moment> {
-        self.staying.values().min().map(|since| *since + timing.linger)
+        self.stays_until(*self.staying.values().min()?, timing)
     }
 
     fn merge(

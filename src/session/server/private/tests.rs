@@ -1,5 +1,5 @@
 use super::*;
-use crate::content::{Body, Reach, entry::Attributes};
+use crate::content::{Body, entry::Attributes};
 use crate::session::server::{Output, Rejection, Scope, Waiting};
 use crate::xds::Name;
 use crate::xds::ask::Named;
@@ -258,6 +258,13 @@ fn the_private_groups_word_on_its_name_counts_until_it_takes_it_back() {
     assert_eq!(bench.said(), "cds B3");
     // Its stream may never say so.
     bench.group(CDS, &[], &[]);
+    assert_eq!(bench.said(), "");
+    bench.own.upstream = Reach::Silent { since: bench.now, reason: "cut".into() };
+    bench.own(CDS, &[]);
+    bench.now = bench.now + Duration::from_secs(600);
+    assert_eq!((bench.said(), bench.session.deadline()), (String::new(), None), "a cut takes nothing away");
+    (bench.own.upstream, bench.own.upstream_since) = (Reach::Answering, bench.now);
+    bench.own(CDS, &[]);
     assert_eq!(bench.said(), "");
     let until = bench.session.deadline().unwrap();
     assert_eq!(until, bench.now + Duration::from_secs(60));
