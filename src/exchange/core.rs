@@ -85,6 +85,7 @@ pub struct GroupState {
     given_up: VecDeque<(Moment, u64)>,
     passed: VecDeque<Passed>,
     passer: Option<MemberId>,
+    /// The newest number of a name that is to be asked again.
     numbers: Cell<u64>,
 }
 
