@@ -120,7 +120,7 @@ pub enum Cause {
     Drain,
     /// The connection has grown old.
     Age,
-    /// The peer's certificate has ended.
+    /// The peer's certificate ends.
     Expired,
 }
 

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 pub(in crate::downstream) struct Ends {
     ending: watch::Receiver<Option<Ending>>,
     planned: Option<Planned>,
-    /// The token that proved who calls has ended by then.
+    /// The token that proved who calls ends soon after.
     token: Option<Moment>,
 }
 
@@ -55,14 +55,14 @@ impl Ends {
             return None;
         }
         if self.token.is_some_and(|at| at <= now) {
-            let text = "the client's bearer token has expired; open a stream with a new one";
+            let text = "the client's bearer token expires; open a stream with a new one";
             return Some(("expired", Status::new(code::UNAUTHENTICATED, text)));
         }
         let planned = self.planned?;
         Some(match planned.cause {
             Cause::Expired => (
                 "expired",
-                Status::new(code::UNAUTHENTICATED, "the client's certificate has expired; connect with a new one"),
+                Status::new(code::UNAUTHENTICATED, "the client's certificate expires; connect with a new one"),
             ),
             // A client without any answer is to try elsewhere (C-127).
             cause if !answered => (label(cause), Status::new(code::UNAVAILABLE, "this server is about to stop")),

@@ -114,8 +114,8 @@ struct Serving<'a, H> {
     nobody: Option<IdentityError>,
     ending: watch::Sender<Option<Ending>>,
     shared: &'a Arc<Shared<H>>,
-    /// When it should end without a drain, and why.
-    planned: Option<(Moment, Cause)>,
+    /// How it ends without a drain.
+    planned: Option<Ending>,
     called: bool,
 }
 
@@ -144,7 +144,7 @@ impl<'a, H: Handler> Serving<'a, H> {
         let mut keep_alive = pin!(keep_alive(clock, settings, pings));
         let mut first_call = pin!(clock.sleep_until(clock.now() + settings.first_call));
         let planned = self.planned;
-        let mut planned_end = pin!(clock.sleep_until_some(planned.map(|(at, _)| at)));
+        let mut planned_end = pin!(clock.sleep_until_some(planned.map(|planned| planned.from)));
         let mut cut = pin!(cut(clock, self.ending.subscribe()));
         loop {
             let ending = *self.ending.borrow();
@@ -174,9 +174,9 @@ impl<'a, H: Handler> Serving<'a, H> {
                     None => return Ended::Drained,
                 },
                 () = &mut planned_end, if ending.is_none() => {
-                    let from = clock.now();
-                    let cause = planned.map_or(Cause::Age, |(_, cause)| cause);
-                    self.end(Ending { from, by: from + settings.age_window, cause });
+                    if let Some(planned) = planned {
+                        self.end(planned);
+                    }
                 }
                 () = &mut cut => {
                     self.abandon(Reason::NO_ERROR).await;
@@ -261,15 +261,23 @@ fn of(cause: Cause) -> Ended {
     }
 }
 
-/// By age, ± 20 %, or by the peer's certificate, whichever is first.
-fn planned_end<H>(shared: &Shared<H>, identity: Option<&Identity>) -> Option<(Moment, Cause)> {
-    let now = shared.clock.now();
-    let aged = shared.settings.age.map(|age| (now + age.mul_f64(rand::random_range(0.8..1.2)), Cause::Age));
-    let expired = identity.map(|identity| (shared.clock.until(identity.not_after()), Cause::Expired));
-    match (aged, expired) {
-        (Some(aged), Some(expired)) if aged.0 < expired.0 => Some(aged),
-        (aged, expired) => expired.or(aged),
-    }
+/// By age, ± 20 %, or with the peer's certificate, whichever is first.
+fn planned_end<H>(shared: &Shared<H>, identity: Option<&Identity>) -> Option<Ending> {
+    let (now, window) = (shared.clock.now(), shared.settings.age_window);
+    let aged = shared.settings.age.map(|age| {
+        let from = now + age.mul_f64(rand::random_range(0.8..1.2));
+        Ending { from, by: from + window, cause: Cause::Age }
+    });
+    let expired = identity.map(|identity| expiring(now, shared.clock.until(identity.not_after()), window));
+    [aged, expired].into_iter().flatten().min_by_key(|ending| ending.by)
+}
+
+/// No call outlives the certificate. Who comes within its last window has been told
+/// to go already, and stays almost to the end: else it would come and go.
+fn expiring(now: Moment, by: Moment, window: Duration) -> Ending {
+    let left = by.since(now);
+    let lead = if left > window { window } else { left.min(LAST_FLUSH) };
+    Ending { from: now + (left - lead), by, cause: Cause::Expired }
 }
 
 /// Ends when the peer does not answer a ping. What it pings is answered by h2,
