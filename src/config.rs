@@ -31,7 +31,7 @@ pub use problem::{Excerpt, Problem, Problems};
 pub use schema::schema;
 pub use settings::{Kind, Setting};
 pub use traces::{Traces, TracesError};
-pub use units::span;
+pub use units::{levels, span};
 
 use crate::group::Rules;
 use crate::xds::node::NodeLimits;

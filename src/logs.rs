@@ -4,9 +4,8 @@ mod levels;
 
 pub use levels::{LevelError, Levels, Now};
 
-use crate::config::{Log, LogFormat};
+use crate::config::{self, Log, LogFormat};
 use std::io::IsTerminal;
-use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, fmt, reload};
@@ -15,7 +14,7 @@ use tracing_subscriber::{Layer, fmt, reload};
 /// by what it returns.
 pub fn start(log: &Log) -> Levels {
     // `Config::check` has read the filter before.
-    let filter: Targets = log.filter.parse().unwrap_or_default();
+    let filter = config::levels(&log.filter).unwrap_or_default();
     let (filter, handle) = reload::Layer::new(filter);
     let layer = fmt::layer().with_writer(std::io::stderr);
     let layer = match log.format {

@@ -336,10 +336,7 @@ impl Check {
 
     fn log(&mut self, flags: &Flags) -> Log {
         let formats = [("text", LogFormat::Text), ("json", LogFormat::Json)];
-        let filter = flags.log_level.parse::<tracing_subscriber::filter::Targets>();
-        let filter =
-            filter.map_err(|_| "is no level and no filter; write info, or info,outpost::upstream=debug".into());
-        self.take("--log-level", &flags.log_level, filter);
+        self.take("--log-level", &flags.log_level, super::levels(&flags.log_level));
         Log { format: self.one_of("--log-format", &flags.log_format, &formats), filter: flags.log_level.clone() }
     }
 }

@@ -1,6 +1,7 @@
-//! Sizes and spans of time, as operators write them.
+//! Sizes, spans of time and log levels, as operators write them.
 
 use std::time::Duration;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 
 /// `4096`, `512KiB`, `3.5MiB`.
 pub(super) fn bytes(text: &str) -> Result<usize, String> {
@@ -41,4 +42,13 @@ pub(super) fn count(text: &str, least: usize, most: usize) -> Result<usize, Stri
 fn split(text: &str) -> (&str, &str) {
     let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     text.split_at(end)
+}
+
+/// `info`, `info,outpost::upstream=debug`. A word alone is a level: taken for the name
+/// of a target, a level that is misspelt would do nothing, in silence.
+pub fn levels(text: &str) -> Result<Targets, String> {
+    let level = |part: &str| !part.is_empty() && part.parse::<LevelFilter>().is_ok();
+    let known = |part: &str| part.contains('=') || level(part.trim());
+    let read = text.split(',').all(known).then(|| text.parse().ok()).flatten();
+    read.ok_or_else(|| "is no level and no filter; write info, or info,outpost::upstream=debug".to_owned())
 }

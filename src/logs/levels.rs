@@ -5,6 +5,7 @@
 //! nobody finds a disk full of yesterday's debugging.
 
 use crate::clock::Clock;
+use crate::config::levels;
 use crate::xds::Moment;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -39,8 +40,8 @@ pub struct Now {
 /// Why levels cannot be changed so.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LevelError {
-    #[error("{0:?} is no level and no filter; write debug, or outpost::upstream=debug")]
-    Filter(String),
+    #[error("{0:?} {1}")]
+    Filter(String, String),
     #[error("levels are changed for between 1s and 24h")]
     Span,
 }
@@ -71,7 +72,7 @@ impl Levels {
 
     /// From now on these are the configured ones, where they can be read.
     pub fn configure(&self, filter: &str) {
-        if filter.parse::<Targets>().is_ok() {
+        if levels(filter).is_ok() {
             let mut state = self.lock();
             state.configured = filter.into();
             self.put(&state);
@@ -81,9 +82,7 @@ impl Levels {
     /// Lays `filter` over the configured levels for `span`; what was laid over
     /// them before is gone.
     pub fn lay(&self, now: Moment, filter: &str, span: Duration) -> Result<(), LevelError> {
-        if filter.trim().is_empty() || filter.parse::<Targets>().is_err() {
-            return Err(LevelError::Filter(filter.into()));
-        }
+        levels(filter).map_err(|what| LevelError::Filter(filter.into(), what))?;
         if !(SPAN_LEAST..=SPAN_MOST).contains(&span) {
             return Err(LevelError::Span);
         }
@@ -141,7 +140,7 @@ impl Levels {
             Some((over, _)) => format!("{},{over}", state.configured),
             None => state.configured.clone(),
         };
-        (self.0.apply)(filter.parse().unwrap_or_default());
+        (self.0.apply)(levels(&filter).unwrap_or_default());
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -212,8 +211,9 @@ mod tests {
     fn what_cannot_be_is_refused_and_changes_nothing() {
         let (levels, _) = levels();
         let second = Duration::from_secs(1);
-        for text in ["", " ", "outpost=loud", "a=b=c"] {
-            assert_eq!(levels.lay(Moment::START, text, second), Err(LevelError::Filter(text.into())), "{text:?}");
+        for text in ["", " ", "loud", "info,outpost", "outpost=loud", "a=b=c"] {
+            let refused = levels.lay(Moment::START, text, second);
+            assert!(matches!(&refused, Err(LevelError::Filter(given, _)) if given == text), "{text:?}: {refused:?}");
         }
         for span in [Duration::ZERO, second * 100_000] {
             assert_eq!(levels.lay(Moment::START, "debug", span), Err(LevelError::Span));
