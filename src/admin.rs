@@ -185,6 +185,7 @@ async fn clients(State(sources): Shared, Query(query): Query<OfNode>) -> Respons
 }
 
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct OfNode {
     node: Option<String>,
 }
@@ -206,6 +207,7 @@ async fn notices(State(sources): Shared) -> Response {
 }
 
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Explain {
     node: Option<String>,
     #[serde(rename = "type")]

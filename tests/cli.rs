@@ -11,3 +11,5 @@ mod checks;
 mod lists;
 #[path = "cli/plain.rs"]
 mod plain;
+#[path = "cli/questions.rs"]
+mod questions;

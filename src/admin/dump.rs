@@ -150,6 +150,7 @@ impl List {
 
 /// As it stands in the URL.
 #[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Asked {
     node: Option<String>,
     group: Option<String>,

@@ -26,6 +26,7 @@ pub enum Change {
 const SPAN: Duration = Duration::from_secs(600);
 
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Asked {
     level: Option<String>,
     r#for: Option<String>,

@@ -42,9 +42,8 @@ enum OneValue {
     Any(Vec<OneValue>),
 }
 
-/// Matchers within matchers.
-const DEEPEST: usize = 16;
-/// Nodes that are told apart in one request, and conditions of them in all.
+/// Nodes that are told apart in one request, and conditions of them in all, those
+/// within others too: so no deeper than this.
 const MATCHERS: usize = 16;
 /// Bytes of all texts and expressions of one request.
 const PATTERNS: usize = 4 << 10;
@@ -130,14 +129,11 @@ fn path(matcher: &StructMatcher, budget: &mut Budget) -> Result<(Vec<String>, On
     };
     let path: Vec<_> = matcher.path.iter().map(key).collect::<Result<_, _>>()?;
     let matcher = matcher.value.as_ref().ok_or("a metadata matcher has no value")?;
-    Ok((path, value(matcher, 0, budget)?))
+    Ok((path, value(matcher, budget)?))
 }
 
-fn value(matcher: &ValueMatcher, depth: usize, budget: &mut Budget) -> Result<OneValue, String> {
+fn value(matcher: &ValueMatcher, budget: &mut Budget) -> Result<OneValue, String> {
     budget.condition()?;
-    if depth > DEEPEST {
-        return Err("value matchers are nested too deeply".into());
-    }
     let unknown = || "a value matcher has no pattern that is known here".to_owned();
     Ok(match matcher.match_pattern.as_ref().ok_or_else(unknown)? {
         Pattern::NullMatch(_) => OneValue::Null,
@@ -149,10 +145,10 @@ fn value(matcher: &ValueMatcher, depth: usize, budget: &mut Budget) -> Result<On
         Pattern::BoolMatch(wanted) => OneValue::Bool(*wanted),
         Pattern::PresentMatch(wanted) => OneValue::Present(*wanted),
         Pattern::ListMatch(matcher) => match matcher.match_pattern.as_ref().ok_or_else(unknown)? {
-            List::OneOf(one) => OneValue::OneOf(Box::new(value(one, depth + 1, budget)?)),
+            List::OneOf(one) => OneValue::OneOf(Box::new(value(one, budget)?)),
         },
         Pattern::OrMatch(matcher) => {
-            let any = matcher.value_matchers.iter().map(|one| value(one, depth + 1, budget));
+            let any = matcher.value_matchers.iter().map(|one| value(one, budget));
             OneValue::Any(any.collect::<Result<_, _>>()?)
         }
     })
