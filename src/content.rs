@@ -6,6 +6,7 @@
 //! * [`store`]: holds each blob, entry, node and set of names once (`intern`),
 //!   remembers which entries it made ([`history`]), and works out diffs and
 //!   frames once (`recall`, `memo`)
+//! * [`piece`]: what a tree is made of, for who writes it elsewhere
 //! * [`names`]: sets of names
 //! * [`frame`]: response bodies, encoded once per content
 //! * [`snapshot`]: one group's trees at one moment, and the refs that move
@@ -17,6 +18,7 @@ pub mod history;
 mod intern;
 mod memo;
 pub mod names;
+pub mod piece;
 mod recall;
 pub mod served;
 pub mod sight;

@@ -48,12 +48,17 @@ impl Interned for Blob {
 impl Blob {
     /// Copies `value`, so that no response is pinned by one of its resources.
     pub(super) fn new(type_url: TypeUrl, value: &[u8], home: Home<Blob>) -> Self {
+        let id = Self::id_of(type_url.as_str(), value);
+        Self { type_url, value: Bytes::copy_from_slice(value), id, home }
+    }
+
+    /// The id of the blob of these bytes.
+    pub fn id_of(type_url: &str, value: &[u8]) -> [u8; 32] {
         let mut hasher = blake3::Hasher::new();
         hash_part(&mut hasher, b"blob");
-        hash_part(&mut hasher, type_url.as_str().as_bytes());
+        hash_part(&mut hasher, type_url.as_bytes());
         hash_part(&mut hasher, value);
-        let id = *hasher.finalize().as_bytes();
-        Self { type_url, value: Bytes::copy_from_slice(value), id, home }
+        *hasher.finalize().as_bytes()
     }
 
     pub fn type_url(&self) -> &TypeUrl {

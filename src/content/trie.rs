@@ -101,7 +101,20 @@ impl Interned for Node {
     }
 }
 
+/// What a node is made of.
+pub(super) enum Inside<'a> {
+    Leaf(&'a [Arc<Entry>]),
+    Branch(&'a [Arc<Node>]),
+}
+
 impl Node {
+    pub(super) fn inside(&self) -> Inside<'_> {
+        match &self.content {
+            Content::Leaf(entries) => Inside::Leaf(entries),
+            Content::Branch(branch) => Inside::Branch(&branch.children),
+        }
+    }
+
     pub(super) fn len(&self) -> usize {
         self.count() as usize
     }
