@@ -23,10 +23,12 @@ mod expiry;
 mod extensions;
 mod install;
 mod interest;
+mod keep;
 mod kind;
 mod label;
 mod lease;
 mod metrics;
+mod past;
 mod private;
 #[cfg(test)]
 mod private_tests;
@@ -38,10 +40,14 @@ mod shell_tests;
 mod slot;
 #[cfg(test)]
 mod tests;
+mod tokens;
 mod waiting;
 
 pub use self::core::{Applied, GroupState, MemberId};
 pub use self::credential::Credential;
+pub use self::keep::{Kept, KeptType};
+pub use self::label::KeptLabel;
+pub use self::past::Past;
 pub use self::private::{MOST_PRIVATE, Place};
 pub use self::report::{Awaited, GroupReport, Holds, NameReport, StreamReport, Subscription, TypeReport};
 
@@ -55,7 +61,7 @@ use crate::group::GroupKey;
 use crate::session::{Pass, Passed, Update, Want};
 use crate::traces::{Commit, Patches};
 use crate::xds::node::Presented;
-use crate::xds::{Moment, Name, Timing, Token, TypeUrl};
+use crate::xds::{Moment, Name, Timing, TypeUrl};
 use dashmap::DashMap;
 use prometheus_client::registry::Registry;
 use std::collections::{BTreeSet, VecDeque};
@@ -92,6 +98,7 @@ pub struct Exchange {
     metrics: Metrics,
     /// Where traces are asked for.
     patches: OnceLock<Arc<Patches>>,
+    keeping: past::Keeping,
 }
 
 /// Lets something be done once a second.
@@ -127,6 +134,7 @@ impl Exchange {
             searches: Pace::default(),
             metrics: Metrics::default(),
             patches: OnceLock::new(),
+            keeping: past::Keeping::default(),
         })
     }
 
@@ -161,6 +169,7 @@ impl Exchange {
             if forget {
                 let gone = self.groups.remove_if(&key, |_, slot| slot.lock().members() == 0);
                 if gone.is_some() {
+                    self.keeping.note(&key);
                     tracing::debug!(group = %key, "group forgotten: no members for long enough");
                 }
             }
@@ -203,17 +212,25 @@ impl Exchange {
         let now = self.clock.now();
         // The entry stays locked until the stream is a member, so that the
         // group cannot be forgotten in between.
+        let mut fetching = false;
         let slot = {
             let entry = self.groups.entry(key.clone()).or_insert_with(|| {
                 let state = GroupState::new(now, self.store.clone(), self.timing.clone());
-                Arc::new(Slot::new(key, Inner::new(state, now)))
+                let mut inner = Inner::new(state, now);
+                inner.fetching = self.keeping.claims(&key);
+                fetching = inner.fetching;
+                Arc::new(Slot::new(key, inner))
             });
             entry.lock().join(id, presented, credential, waker);
             entry.value().clone()
         };
         self.make_room();
         self.act(&slot, |_, _| ());
-        Member { id, group: GroupHandle { exchange: self.clone(), slot }, _place: None }
+        let group = GroupHandle { exchange: self.clone(), slot };
+        if fetching {
+            self.keeping.fetch(&group);
+        }
+        Member { id, group, _place: None }
     }
 
     /// Clients choose what their nodes are called: of groups without members only so
@@ -232,6 +249,7 @@ impl Exchange {
         for (_, key) in empty.iter().take(excess) {
             if let Some((_, slot)) = self.groups.remove_if(key, |_, slot| slot.lock().retire()) {
                 self.act(&slot, |_, _| ());
+                self.keeping.note(key);
                 forgotten += 1;
             }
         }
@@ -297,7 +315,10 @@ impl Exchange {
             let result = step(&mut inner, now);
             (result, slot.settle(&mut inner, now, &self.timing))
         };
-        let Woken { wakers, dirty, timer, calm } = woken;
+        let Woken { wakers, dirty, timer, calm, unkept } = woken;
+        if unkept {
+            self.keeping.note(&slot.key);
+        }
         if let Some(synced) = calm {
             lock(&self.calm).count(now, synced);
         }
@@ -426,35 +447,6 @@ impl GroupHandle {
         self.slot.lock().presented.clone()
     }
 
-    /// The best token that a member presented, if one is good.
-    pub fn credential(&self) -> Option<Token> {
-        let now = self.exchange.clock.now();
-        self.slot.lock().credentials.best(now)
-    }
-
-    /// A stream was opened by it.
-    pub fn credential_good(&self) {
-        self.slot.lock().credentials.good();
-    }
-
-    /// The upstream does not take it.
-    pub fn refuse_credential(&self, token: Token) {
-        self.slot.lock().credentials.refuse(token);
-    }
-
-    /// There is no good one: the group serves what it holds, and a member is
-    /// asked to come back.
-    pub fn credential_aged(&self) {
-        let waker = {
-            let now = self.exchange.clock.now();
-            let mut inner = self.slot.lock();
-            let asked = inner.credentials.aged(now);
-            asked.and_then(|member| inner.waker(member))
-        };
-        // Without the lock, as always.
-        waker.iter().for_each(|waker| waker());
-    }
-
     /// How many streams are members; the fullest groups are connected first.
     pub fn members(&self) -> usize {
         self.slot.lock().members()
@@ -572,7 +564,7 @@ impl GroupHandle {
     pub fn report(&self) -> GroupReport {
         let inner = self.slot.lock();
         let report = inner.state().report(self.exchange.clock.now());
-        GroupReport { auth_stale: inner.credentials.is_stale(), ..report }
+        GroupReport { auth_stale: inner.credentials.is_stale(), restored: inner.restored, ..report }
     }
 
     /// Everything about one name; `None` where nobody ever wanted the type.

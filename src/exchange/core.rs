@@ -87,6 +87,10 @@ pub struct GroupState {
     passer: Option<MemberId>,
     /// The newest number of a name that is to be asked again.
     numbers: Cell<u64>,
+    /// What is to outlive the process is another.
+    pub(super) unkept: bool,
+    /// A stream is about to be opened: what was put back waits so long for its word.
+    pub(super) expected: Option<Moment>,
 }
 
 impl GroupState {
@@ -110,6 +114,8 @@ impl GroupState {
             passed: VecDeque::new(),
             passer: None,
             numbers: Cell::default(),
+            unkept: false,
+            expected: None,
         }
     }
 
@@ -441,7 +447,7 @@ impl GroupState {
     }
 
     /// A step, without publishing.
-    fn quiet_step(
+    pub(super) fn quiet_step(
         &mut self,
         now: Moment,
         type_url: &TypeUrl,
@@ -478,7 +484,10 @@ impl GroupState {
     }
 
     fn is_answering(&self, now: Moment) -> bool {
-        matches!(self.line, Line::Up { .. }) && self.unheard(now).is_none()
+        match self.line {
+            Line::Up { .. } => self.unheard(now).is_none(),
+            Line::Down { ours, .. } => ours && self.expected.is_some_and(|until| now < until),
+        }
     }
 
     fn reach(&self, now: Moment) -> Reach {
@@ -509,7 +518,7 @@ impl GroupState {
     }
 
     /// Makes what was noted visible.
-    fn publish(&mut self, now: Moment) {
+    pub(super) fn publish(&mut self, now: Moment) {
         let upstream = self.reach(now);
         let trees =
             self.types.values().filter(|kind| kind.notes.serve).map(|kind| (kind.url.clone(), kind.tree.clone()));
@@ -518,6 +527,7 @@ impl GroupState {
         let mut served = None;
         for (type_url, kind) in &mut self.types {
             self.asks_changed |= std::mem::take(&mut kind.notes.asks);
+            self.unkept |= std::mem::take(&mut kind.notes.versions) || kind.notes.serve;
             kind.take_wakes(&mut self.wakes);
             if std::mem::take(&mut kind.notes.serve) {
                 if self.private {

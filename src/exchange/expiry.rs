@@ -39,6 +39,11 @@ impl Expiry {
         self.0.as_ref()?.until.get(name).copied()
     }
 
+    /// Every TTL that runs, in no order.
+    pub(super) fn all(&self) -> impl Iterator<Item = (&Name, Moment)> {
+        self.0.iter().flat_map(|ends| ends.until.iter().map(|(name, until)| (name, *until)))
+    }
+
     /// A name whose TTL has run out; it is forgotten here.
     pub(super) fn pop(&mut self, now: Moment) -> Option<Name> {
         let ends = self.0.as_mut()?;

@@ -58,7 +58,7 @@ impl GroupType {
         }
     }
 
-    fn alias_edits(&self, scene: &Scene<'_>, change: &Changed, edits: &mut Vec<Edit>) {
+    pub(super) fn alias_edits(&self, scene: &Scene<'_>, change: &Changed, edits: &mut Vec<Edit>) {
         let (old, new) = (aliases(&change.from), aliases(&change.to));
         for alias in old.iter().filter(|alias| !new.contains(alias)) {
             let held = self.aliases.get(alias).and_then(|entry| entry.aliases().first());
@@ -97,6 +97,7 @@ impl GroupType {
             .collect();
         if !edits.is_empty() {
             self.versions = scene.store.edit(&self.versions, edits);
+            self.notes.versions = true;
         }
     }
 

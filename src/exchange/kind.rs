@@ -50,6 +50,8 @@ pub(super) struct Notes {
     pub(super) asks: bool,
     /// What a stream sees is another.
     pub(super) serve: bool,
+    /// The upstream's own versions are others.
+    pub(super) versions: bool,
 }
 
 #[derive(Debug)]
@@ -436,7 +438,7 @@ impl GroupType {
         changed
     }
 
-    fn expire(&mut self, scene: &Scene<'_>) -> Vec<Changed> {
+    pub(super) fn expire(&mut self, scene: &Scene<'_>) -> Vec<Changed> {
         let mut changed = Vec::new();
         while let Some(name) = self.expiry.pop(scene.now) {
             if let Some(entry) = self.tree.get(&name).filter(|entry| entry.is_present()) {

@@ -36,7 +36,29 @@ pub(super) enum Step {
     Rewrote,
 }
 
+/// What of it outlives the process.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct KeptLabel {
+    /// The upstream's newest, and the one that is shown.
+    pub current: Arc<str>,
+    pub shown: Arc<str>,
+    /// It has stood for other content than the tree's.
+    pub diverged: bool,
+    /// Something that came under it was dropped.
+    pub dropped: bool,
+}
+
 impl Labels {
+    pub(super) fn keep(&self) -> KeptLabel {
+        let Self { current, diverged, dropped, shown, .. } = self;
+        KeptLabel { current: current.clone(), shown: shown.clone(), diverged: *diverged, dropped: *dropped }
+    }
+
+    pub(super) fn of(kept: KeptLabel) -> Self {
+        let KeptLabel { current, shown, diverged, dropped } = kept;
+        Self { current, diverged, dropped, past: VecDeque::new(), shown }
+    }
+
     pub(super) fn shown(&self) -> &Arc<str> {
         &self.shown
     }

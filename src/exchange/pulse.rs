@@ -19,6 +19,8 @@ pub(super) struct Pulse {
     running: Option<Moment>,
     /// When it was last known to be what the upstream says.
     confirmed: Option<Moment>,
+    /// How long ago that was, and when this was said: before this process.
+    before: Option<(Duration, Moment)>,
 }
 
 impl Pulse {
@@ -105,6 +107,16 @@ impl Pulse {
     /// `heard`: the last message of the stream that stands.
     pub(super) fn confirmed(&self, now: Moment, heard: Option<Moment>, timing: &Timing) -> Option<Moment> {
         if self.is_synced(now, timing) { heard.max(self.confirmed) } else { self.confirmed }
+    }
+
+    /// It was last confirmed so long ago, by another process.
+    pub(super) fn recall(&mut self, now: Moment, ago: Option<Duration>) {
+        self.before = ago.map(|ago| (ago, now));
+    }
+
+    /// How long ago that was.
+    pub(super) fn recalled(&self, now: Moment) -> Option<Duration> {
+        self.before.map(|(ago, at)| ago + now.since(at))
     }
 
     pub(super) fn deadline(&self, now: Moment, timing: &Timing) -> Option<Moment> {

@@ -16,6 +16,8 @@ pub struct GroupReport {
     pub stream: Option<StreamReport>,
     /// No member has presented a token that is still good: what is held is served.
     pub auth_stale: bool,
+    /// When what an earlier process held was put back, if it was.
+    pub restored: Option<Moment>,
     /// In writing order.
     pub types: Vec<TypeReport>,
 }
@@ -128,7 +130,7 @@ impl GroupState {
             Line::Down { .. } => None,
         };
         let types = self.types.values().map(|kind| self.report_type(now, kind)).collect();
-        GroupReport { reach: self.served().upstream.clone(), stream, auth_stale: false, types }
+        GroupReport { reach: self.served().upstream.clone(), stream, auth_stale: false, restored: None, types }
     }
 
     fn report_type(&self, now: Moment, kind: &GroupType) -> TypeReport {
@@ -159,8 +161,9 @@ impl GroupState {
         self.types.values().map(move |kind| (&kind.url, self.confirmed(kind, now)))
     }
 
-    fn confirmed(&self, kind: &GroupType, now: Moment) -> Option<Duration> {
-        kind.pulse.confirmed(now, self.heard_last(), self.timing()).map(|at| now.since(at))
+    pub(super) fn confirmed(&self, kind: &GroupType, now: Moment) -> Option<Duration> {
+        let here = kind.pulse.confirmed(now, self.heard_last(), self.timing()).map(|at| now.since(at));
+        here.or_else(|| kind.pulse.recalled(now))
     }
 
     /// How many names each type holds.

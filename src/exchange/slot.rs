@@ -42,6 +42,11 @@ pub(crate) struct Inner {
     /// The soonest timer set.
     timer: Option<Moment>,
     synced: bool,
+    /// What an earlier process held is being fetched; until then the upstream side
+    /// sees nothing of the group.
+    pub(super) fetching: bool,
+    /// When it was put back.
+    pub(super) restored: Option<Moment>,
 }
 
 /// What is to be done without the lock.
@@ -52,6 +57,8 @@ pub(super) struct Woken {
     pub(super) timer: Option<(Option<Moment>, Moment)>,
     /// The group has become synced, or is no more.
     pub(super) calm: Option<bool>,
+    /// What is to outlive the process is another.
+    pub(super) unkept: bool,
 }
 
 impl Slot {
@@ -80,15 +87,17 @@ impl Slot {
         let wakes = inner.state.take_wakes();
         let wakers = wakes.iter().filter_map(|member| inner.wakers.get(member)).cloned().collect();
         inner.dirty |= inner.state.take_asks_changed();
-        let dirty = std::mem::take(&mut inner.dirty) && !inner.queued;
+        let dirty = inner.dirty && !inner.fetching && !inner.queued;
+        inner.dirty &= inner.fetching;
         inner.queued |= dirty;
+        let unkept = !inner.fetching && inner.state.take_unkept();
         let synced = inner.state.is_synced(now);
         let calm = (synced != inner.synced).then_some(synced);
         inner.synced = synced;
         let due = earliest(inner.state.deadline(now), inner.deadline(timing));
         let sooner = due.filter(|due| inner.timer.is_none_or(|set| *due < set));
         let timer = sooner.map(|due| (inner.timer.replace(due), due));
-        Woken { wakers, dirty, timer, calm }
+        Woken { wakers, dirty, timer, calm, unkept }
     }
 }
 
@@ -107,6 +116,8 @@ impl Inner {
             queued: false,
             timer: None,
             synced: false,
+            fetching: false,
+            restored: None,
         }
     }
 
@@ -209,6 +220,11 @@ impl Calm {
             (1.., None) => self.since = Some(now),
             _ => {}
         }
+    }
+
+    /// Some upstream has been synced.
+    pub(super) fn has_been(&self) -> bool {
+        self.synced > 0 || !self.total.is_zero()
     }
 
     pub(super) fn synced_for(&self, now: Moment) -> Duration {

@@ -1,0 +1,122 @@
+//! What of a group outlives the process, and how it is put back.
+//!
+//! A group is kept as its types are: what is held, the upstream's own versions and
+//! labels, and what runs out when. Who wants it is not: sidecars come back and
+//! say so. So what is put back is as a group whose members and whose upstream
+//! stream are gone: held, unconfirmed, and served to whoever comes.
+//!
+//! Promise: what the upstream said in this process is never replaced by what it
+//! said before. A type of which names are kept apart (C-145) is not complete when it
+//! comes back, for these names are not kept.
+
+use super::core::GroupState;
+use super::kind::{GroupType, Scene};
+use super::label::{KeptLabel, Labels};
+use super::lease::Phase;
+use crate::content::{Changed, Tree};
+use crate::xds::{Kind, Moment, Name, TypeUrl};
+use std::time::Duration;
+
+/// What is kept of a group. Trees are of one store.
+#[derive(Clone, Debug, Default)]
+pub struct Kept {
+    /// In writing order; those that hold nothing are not there.
+    pub types: Vec<KeptType>,
+}
+
+/// One type of it.
+#[derive(Clone, Debug)]
+pub struct KeptType {
+    pub type_url: TypeUrl,
+    pub tree: Tree,
+    /// The upstream's own versions: in each entry's `extra`.
+    pub versions: Tree,
+    pub label: KeptLabel,
+    /// The upstream answered `*`.
+    pub complete: bool,
+    /// How long ago it was known to be what the upstream says.
+    pub confirmed: Option<Duration>,
+    /// What is left of TTLs (C-132).
+    pub expires: Vec<(Name, Duration)>,
+}
+
+impl GroupState {
+    pub fn keep(&self, now: Moment) -> Kept {
+        let held = self.types.values().filter(|kind| !kind.tree.is_empty() || kind.complete);
+        Kept { types: held.map(|kind| kind.keep(now, self.confirmed(kind, now))).collect() }
+    }
+
+    /// Puts back what another process held: all of it at once. Where a connection to
+    /// the upstream stands it waits for its word as what is wanted again does, else it
+    /// is served.
+    pub fn restore(&mut self, now: Moment, kept: Kept, connected: bool) {
+        self.expected = connected.then(|| now + self.timing().reconfirm);
+        for of in kept.types {
+            let type_url = of.type_url.clone();
+            self.quiet_step(now, &type_url, connected, |kind, scene| kind.restore(scene, of));
+        }
+        self.publish(now);
+    }
+
+    /// Is what is to be kept another since this was last called?
+    pub fn take_unkept(&mut self) -> bool {
+        std::mem::take(&mut self.unkept)
+    }
+}
+
+impl GroupType {
+    fn keep(&self, now: Moment, confirmed: Option<Duration>) -> KeptType {
+        let mut expires: Vec<_> = self.expiry.all().map(|(name, until)| (name.clone(), until.since(now))).collect();
+        expires.sort_unstable();
+        KeptType {
+            type_url: self.url.clone(),
+            tree: self.tree.clone(),
+            versions: self.versions.clone(),
+            label: self.labels.keep(),
+            complete: self.complete && self.apart.is_empty(),
+            confirmed,
+            expires,
+        }
+    }
+
+    fn restore(&mut self, scene: &Scene<'_>, kept: KeptType) -> Vec<Changed> {
+        if !self.tree.is_empty() || self.complete || self.pulse.has_begun() {
+            return Vec::new();
+        }
+        self.tree = kept.tree;
+        self.versions = kept.versions;
+        self.labels = Labels::of(kept.label);
+        self.complete = kept.complete;
+        self.pulse.recall(scene.now, kept.confirmed);
+        kept.expires.iter().for_each(|(name, left)| self.expiry.set(name, scene.now + *left));
+        // As what a wildcard left: to be evicted where nobody comes for it.
+        self.wildcard.get_or_insert(Phase::Idle(self.pulse.synced_for(scene.now) + scene.timing.evict));
+        let all = self.tree.iter().map(|entry| (entry, !entry.aliases().is_empty()));
+        let listed = all.filter(|(_, aliased)| *aliased || self.url.kind() == Kind::Cluster);
+        let changed: Vec<_> = listed
+            .map(|(entry, _)| Changed { name: entry.name().clone(), from: None, to: Some(entry.clone()) })
+            .collect();
+        let mut aliases = Vec::new();
+        changed.iter().for_each(|change| self.alias_edits(scene, change, &mut aliases));
+        self.aliases = scene.store.edit(&self.aliases, aliases);
+        let globs: Vec<_> = self.globs.keys().cloned().collect();
+        for glob in globs {
+            let members = self.glob_members(&glob).count();
+            self.globs.insert(glob, members);
+        }
+        if scene.connected {
+            let until = scene.now + scene.timing.reconfirm;
+            for name in self.interest.names().into_iter().chain(self.referred.iter().cloned()) {
+                if self.resolve(&name).is_some() {
+                    self.awaited.insert(&name, until);
+                }
+            }
+            self.wildcard_awaited = (self.complete && self.wildcard_subscribed()).then_some(until);
+        }
+        let expired = self.expire(scene);
+        self.install(scene, &expired);
+        self.notes.serve = true;
+        self.notes.members.extend(self.interest.everybody());
+        changed
+    }
+}
