@@ -9,7 +9,8 @@
 //! | `GET /groups` | what is held and wanted, as JSON |
 //! | `GET /upstreams` | addresses of the control plane, as JSON |
 //! | `GET /configuration` | how the last reading of the configuration went, as JSON |
-//! | `GET /notices` | what wants a hand: certificate, keys of tokens, credentials; as JSON |
+//! | `GET /disk` | what is kept on disk, where anything is, as JSON |
+//! | `GET /notices` | what wants a hand: certificate, keys of tokens, credentials, disk; as JSON |
 //! | `GET /explain?node=&type=&name=` | why a node has a resource or not, as JSON |
 //! | `GET /config_dump?…` | what is held with its content, as Envoy shows it (see [`dump`]) |
 //! | `GET /resources?…` | the same without content, as JSON |
@@ -39,7 +40,7 @@ use axum::routing::{MethodRouter, get};
 use futures_util::future::BoxFuture;
 use prometheus_client::registry::Registry;
 use ready::{Certificate, Facts};
-use report::{Client, Configuration, Explanation, Group, List, Notice, Upstream};
+use report::{Client, Configuration, Disk, Explanation, Group, List, Notice, Upstream};
 use serde::Deserialize;
 use std::io;
 use std::net::SocketAddr;
@@ -68,6 +69,8 @@ pub struct Sources {
     pub explain: Source<Question, Vec<Explanation>>,
     /// One.
     pub configuration: Source<(), Vec<Configuration>>,
+    /// One, where something is kept.
+    pub disk: Source<(), Vec<Disk>>,
     /// The sections that a dump asks for.
     pub dump: Box<dyn Fn(&dump::Query) -> dump::Sections + Send + Sync>,
     pub room: dump::Room,
@@ -121,6 +124,7 @@ fn routes() -> Vec<(&'static str, MethodRouter<Arc<Sources>>)> {
         ("/upstreams", get(upstreams)),
         ("/explain", get(explain)),
         ("/configuration", get(configuration)),
+        ("/disk", get(disk)),
         ("/notices", get(notices)),
         ("/config_dump", get(config_dump)),
         ("/resources", get(resources)),
@@ -147,7 +151,7 @@ pub async fn serve(listener: TcpListener, sources: Sources, stop: impl Future<Ou
 type Shared = State<Arc<Sources>>;
 
 async fn index() -> &'static str {
-    "outpost: /livez /readyz?verbose /metrics /clients /groups /upstreams /configuration /notices /resources /config_dump \
+    "outpost: /livez /readyz?verbose /metrics /clients /groups /upstreams /configuration /disk /notices /resources /config_dump \
      /explain?node=&type=&name= \
      /logging\n"
 }
@@ -200,6 +204,10 @@ async fn upstreams(State(sources): Shared) -> Response {
 
 async fn configuration(State(sources): Shared) -> Response {
     within((sources.configuration)(()), "Configurations").await
+}
+
+async fn disk(State(sources): Shared) -> Response {
+    within((sources.disk)(()), "Disks").await
 }
 
 async fn notices(State(sources): Shared) -> Response {

@@ -17,8 +17,9 @@ use crate::clock::Clock;
 use crate::config::{Config, Given, Layers, Traces};
 use crate::content::Store;
 use crate::downstream::{self, Downstream, Parts, Policy, SettingsError};
-use crate::exchange::Exchange;
+use crate::exchange::{Exchange, Past};
 use crate::logs::Levels;
+use crate::persist::{self, Persist};
 use crate::traces::{Patches, TraceError};
 use crate::transport::server::{self, BindError, Listen};
 use crate::upstream::{self, Files, SetupError, Source, Upstream};
@@ -38,6 +39,9 @@ const SWEEP: Duration = Duration::from_secs(5);
 
 /// How often health checks are told of a change of readiness.
 const READY_LOOK: Duration = Duration::from_millis(100);
+
+/// At the end the newest changes have this long to reach the disk.
+const FINISH: Duration = Duration::from_secs(3);
 
 /// What tests choose and operators do not.
 #[derive(Clone, Debug)]
@@ -78,6 +82,8 @@ pub enum StartError {
     Downstream(#[from] SettingsError),
     #[error("--upstream: {0}")]
     Upstream(#[from] SetupError),
+    #[error("--persist-encryption-key-file {0}")]
+    PersistKey(#[from] persist::KeyError),
 }
 
 /// An Outpost that runs. Dropping it ends everything at once.
@@ -87,6 +93,7 @@ pub struct Running {
     upstream: Source,
     exchange: Arc<Exchange>,
     store: Arc<Store>,
+    persist: Option<Arc<Persist>>,
     draining: Arc<AtomicBool>,
     configuration: Arc<reload::State>,
     levels: Levels,
@@ -106,6 +113,7 @@ pub async fn start(config: Config, options: Options) -> Result<Running, StartErr
     registry.register("build", "The program that runs", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
     exchange.limit_private(config.downstream.private_groups);
     exchange.register(&mut registry);
+    let persist = persist(&config, &timing, (&exchange, &store), &clock, &mut registry).await?;
     let upstream = source(&config, upstream_settings, &exchange, &clock, &mut registry)?;
     let listener = admin::bind(config.admin).await?;
     let admin = listener.local_addr().unwrap_or(config.admin.address);
@@ -120,19 +128,27 @@ pub async fn start(config: Config, options: Options) -> Result<Running, StartErr
     };
     let policy = Policy::of(&config, timing.clone());
     let downstream = Arc::new(downstream::serve(downstream::Settings::of(&config, &clock)?, policy, parts)?);
+    attach(persist.as_deref(), &downstream, &upstream);
     let configuration = reload::State::register(&mut registry, config.downstream.drain, clock.now());
 
     let draining = Arc::new(AtomicBool::new(false));
-    let facts = facts(draining.clone(), exchange.clone(), upstream.clone());
+    let facts = facts(draining.clone(), exchange.clone(), upstream.clone(), persist.clone());
     let (admin_stop, stopped) = oneshot::channel();
-    let sources =
-        sources(registry, facts.clone(), (&downstream, &upstream, &exchange), &clock, &configuration, &levels);
+    let sources = sources(
+        registry,
+        facts.clone(),
+        (&downstream, &upstream, &exchange, &persist),
+        &clock,
+        &configuration,
+        &levels,
+    );
     let mut running = Running {
         admin,
         downstream,
         upstream,
         exchange,
         store,
+        persist,
         draining,
         configuration,
         levels,
@@ -166,11 +182,47 @@ fn source(
     Ok(Source::ControlPlane(Upstream::new(&config.upstream, settings, exchange, clock, metrics)?))
 }
 
+/// What an earlier process kept, where that is asked for.
+async fn persist(
+    config: &Config,
+    timing: &Timing,
+    (exchange, store): (&Arc<Exchange>, &Arc<Store>),
+    clock: &Clock,
+    registry: &mut Registry,
+) -> Result<Option<Arc<Persist>>, persist::KeyError> {
+    let Some(asked) = &config.persist else { return Ok(None) };
+    let settings = persist::Settings {
+        directory: asked.directory.clone(),
+        most: asked.max_bytes as u64,
+        key: asked.key_file.as_deref().map(persist::Key::read).transpose()?,
+        cluster: asked.cluster.clone(),
+        upstreams: config.upstream.endpoints.iter().map(|it| format!("{}:{}", it.host, it.port)).collect(),
+        sensitive: config.rules.sensitive().to_vec(),
+        forget: timing.group_forget,
+    };
+    let persist = Persist::open(settings, store.clone(), clock.clone(), registry).await;
+    let known: Arc<dyn Past> = persist.clone();
+    exchange.keep(Arc::downgrade(&known));
+    Ok(Some(persist))
+}
+
+/// The cache hears of what was made after it.
+fn attach(persist: Option<&Persist>, downstream: &Arc<Downstream>, upstream: &Source) {
+    let (downstream, upstream) = (downstream.clone(), upstream.clone());
+    let around = persist::Around {
+        sensitive: Box::new(move || downstream.sensitive().to_vec()),
+        connected: Box::new(move || upstream.is_connected()),
+    };
+    if let Some(persist) = persist {
+        persist.attach(around);
+    }
+}
+
 /// What the admin endpoint answers with.
 fn sources(
     registry: Registry,
     facts: impl Fn() -> Facts + Send + Sync + 'static,
-    (downstream, upstream, exchange): (&Arc<Downstream>, &Source, &Arc<Exchange>),
+    (downstream, upstream, exchange, persist): (&Arc<Downstream>, &Source, &Arc<Exchange>, &Option<Arc<Persist>>),
     clock: &Clock,
     configuration: &Arc<reload::State>,
     levels: &Levels,
@@ -179,7 +231,8 @@ fn sources(
         registry,
         facts: Box::new(facts),
         certificate: reports::certificate(downstream.clone()),
-        notices: reports::notices(downstream.clone(), exchange.clone()),
+        notices: reports::notices(downstream.clone(), exchange.clone(), persist.clone(), clock.clone()),
+        disk: reports::disk(persist.clone(), exchange.clone(), clock.clone()),
         files: reports::files(upstream.clone()),
         clients: reports::clients(downstream.clone(), clock.clone()),
         groups: reports::groups(exchange.clone(), clock.clone()),
@@ -197,11 +250,12 @@ fn facts(
     draining: Arc<AtomicBool>,
     exchange: Arc<Exchange>,
     upstream: Source,
+    persist: Option<Arc<Persist>>,
 ) -> impl Fn() -> Facts + Clone + Send + Sync + 'static {
     move || Facts {
         listening: true,
         draining: draining.load(Ordering::Relaxed),
-        holding: exchange.holds_a_snapshot(),
+        holding: exchange.holds_a_snapshot() || persist.as_ref().is_some_and(|persist| persist.holds()),
         connected: upstream.is_connected(),
         files: upstream.files().is_some(),
     }
@@ -232,7 +286,10 @@ async fn tell_health(downstream: Arc<Downstream>, clock: Clock, facts: impl Fn()
 impl Running {
     /// What runs as long as the process does, but for the admin endpoint.
     fn begin(&mut self, facts: impl Fn() -> Facts + Send + 'static) {
-        let Self { tasks, exchange, upstream, store, downstream, levels, clock, patches, .. } = self;
+        let Self { tasks, exchange, upstream, store, downstream, levels, clock, patches, persist, .. } = self;
+        if let Some(persist) = persist {
+            tasks.spawn("keeping what is held on disk", persist.clone().run(exchange.clone()));
+        }
         if let Some(patches) = patches {
             exchange.trace(patches.clone());
             tasks.spawn("following patches", patches.clone().run());
@@ -263,6 +320,11 @@ impl Running {
 
     pub fn store(&self) -> &Arc<Store> {
         &self.store
+    }
+
+    /// What is kept on disk, where that is asked for.
+    pub fn persist(&self) -> Option<&Arc<Persist>> {
+        self.persist.as_ref()
     }
 
     pub fn upstream(&self) -> &Source {
@@ -300,6 +362,9 @@ impl Running {
         self.downstream.drain(self.configuration.drain()).await;
         if let Some(stop) = self.admin_stop.take() {
             let _ = stop.send(());
+        }
+        if let Some(persist) = &self.persist {
+            persist.finish(&self.exchange, FINISH).await;
         }
         self.tasks.shutdown().await;
         if let Some(patches) = self.patches.take() {

@@ -50,6 +50,8 @@ pub struct Config {
     pub upstream: Upstream,
     /// In the place of the upstream.
     pub files: Option<PathBuf>,
+    /// `None`: nothing is kept on disk.
+    pub persist: Option<Persist>,
     /// Node and identity → group.
     pub rules: Arc<Rules>,
     pub protocol: Protocol,
@@ -218,6 +220,17 @@ pub enum Speak {
     Auto,
     Delta,
     Sotw,
+}
+
+/// What outlives the process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Persist {
+    pub directory: PathBuf,
+    /// Of all files together.
+    pub max_bytes: usize,
+    pub key_file: Option<PathBuf>,
+    /// Empty where it has no name.
+    pub cluster: String,
 }
 
 /// Choices that the protocol leaves open.

@@ -48,7 +48,7 @@
 //!
 //! 7. [`exchange`]: all groups, in process
 //! 8. [`upstream`]: drives client sessions over few connections, or serves a
-//!    directory of [`files`]
+//!    directory of [`files`]; [`persist`]: the disk cache of what groups hold
 //! 9. [`downstream`]: drives server sessions, one task a stream
 //! 10. [`transport`]: HTTP/2, gRPC frames, TLS; [`traces`]: one of each patch
 //! 11. [`config`], [`cli`], [`admin`], [`logs`]: the operator's side, and [`descriptors`]
@@ -57,7 +57,8 @@
 //!
 //! # Promises
 //!
-//! * Loss of a connection is never a deletion (C-137).
+//! * Loss of a connection is never a deletion (C-137), and with a disk cache a restart
+//!   without the control plane is none either.
 //! * A response is acknowledged upstream only after it was committed (C-135).
 //! * A slow sidecar costs its place in a tree, and delays nobody (C-143).
 //! * Bytes of a resource pass through untouched (C-021).
@@ -82,6 +83,7 @@ pub mod exchange;
 pub mod files;
 pub mod group;
 pub mod logs;
+pub mod persist;
 pub mod proto;
 pub mod quiet;
 pub mod session;

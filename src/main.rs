@@ -13,6 +13,7 @@ use outpost::traces::{Ended, Patches};
 use outpost::transport::server::Listen;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Notify;
@@ -25,7 +26,12 @@ fn main() -> ExitCode {
     let result = match Cli::parse().verb {
         // It runs no part of itself: they are other processes.
         Verb::Bench(command) => bench(&command),
-        verb => runtime(None).and_then(|runtime| runtime.block_on(run(verb))),
+        verb => runtime(None).and_then(|runtime| {
+            let result = runtime.block_on(run(verb));
+            // Not longer: a disk that hangs must not keep the process.
+            runtime.shutdown_timeout(Duration::from_secs(1));
+            result
+        }),
     };
     cli::exit(result)
 }

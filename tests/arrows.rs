@@ -24,6 +24,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("files", &["descriptors", "yaml", "xds"]),
     ("logs", &["config", "clock", "xds"]),
     ("exchange", &["session", "group", "content", "traces", "clock", "xds"]),
+    ("persist", &["exchange", "group", "content", "clock", "xds"]),
     ("admin", &["exchange", "session", "group", "config", "content", "descriptors", "clock", "xds"]),
     (
         "upstream",
@@ -52,6 +53,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "admin",
             "upstream",
             "downstream",
+            "persist",
             "transport",
             "exchange",
             "session",
@@ -74,7 +76,8 @@ const ARROWS: &[(&str, &[&str])] = &[
 /// These know no runtime, clock, randomness, metrics or logging.
 const PURE: &[&str] = &["xds", "content", "session", "group"];
 /// What of the exchange is not its pure core.
-const EXCHANGE_SHELL: &[&str] = &["exchange.rs", "exchange/metrics.rs", "exchange/private.rs", "exchange/slot.rs"];
+const EXCHANGE_SHELL: &[&str] =
+    &["exchange.rs", "exchange/metrics.rs", "exchange/past.rs", "exchange/private.rs", "exchange/slot.rs"];
 const IMPURE: &[&str] =
     &["tokio", "tonic", "h2::", "rand::", "tracing", "prometheus_client", "Instant::now", "SystemTime::now", "axum"];
 

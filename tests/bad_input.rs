@@ -112,6 +112,15 @@ fn flags(input: &str, files: &Files, taken: &str) -> (Vec<String>, Vec<(String, 
         "no control plane" => vec![("--upstream", "")],
         "unknown flag" => vec![("--nothing", "1")],
         "listen port in use" => vec![("--listen", taken)],
+        "a cache in a file" => vec![("--persist-dir", text)],
+        "a name of a cluster, and no cache" => vec![("--persist-cluster", "edge")],
+        "a key of the cache is missing" => {
+            vec![("--persist-dir", "/nonexistent"), ("--persist-encryption-key-file", "/nonexistent")]
+        }
+        "a key of the cache is no key" => {
+            vec![("--persist-dir", "/nonexistent"), ("--persist-encryption-key-file", text)]
+        }
+        "a cache beside files" => vec![("--upstream", ""), ("--files", "/tmp"), ("--persist-dir", "/nonexistent")],
         "status viewer without name" => vec![("--status-viewer", " ")],
         "admin port in use" => vec![("--admin", taken)],
         "unix socket without its path" => vec![("--listen", "unix:/nonexistent/socket")],

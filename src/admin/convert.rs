@@ -81,6 +81,7 @@ pub fn group(now: Moment, key: &GroupKey, members: usize, report: &exchange::Gro
         key: key.to_string(),
         members,
         auth_stale: report.auth_stale,
+        restored_seconds: report.restored.map(|at| now.since(at).into()),
         upstream: Stream {
             open: report.stream.is_some(),
             address: report.stream.as_ref().map(|stream| stream.address.to_string()),

@@ -81,9 +81,37 @@ pub struct Configuration {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Notice {
-    /// `certificate`, `keys` or `credentials`.
+    /// `certificate`, `keys`, `credentials` or `disk`.
     pub about: String,
     pub text: String,
+}
+
+/// What is kept on disk.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Disk {
+    pub directory: String,
+    pub encrypted: bool,
+    /// On disk, and those of an earlier process to which nobody came yet.
+    pub groups: usize,
+    pub unclaimed: usize,
+    /// Changed since, and not on disk yet.
+    pub unsaved: usize,
+    pub bytes: u64,
+    /// Since it was last written, or found to need no writing.
+    pub saved_seconds: Option<Seconds>,
+    /// How old what was found at start is.
+    pub found_seconds: Option<Seconds>,
+    /// Why it cannot be written, and since when.
+    pub problem: Option<String>,
+    pub problem_seconds: Option<Seconds>,
+    /// Files that are not used, and why.
+    pub unused: Vec<String>,
+    /// Groups that were put back; those of them for which an older state had to do; those
+    /// of which nothing could be read.
+    pub restored: usize,
+    pub older: usize,
+    pub lost: usize,
 }
 
 /// One stream of one sidecar.
@@ -205,6 +233,9 @@ pub struct Group {
     /// No member's token is good any more: what is held is served.
     #[serde(default)]
     pub auth_stale: bool,
+    /// Since what an earlier process held of it was put back from disk, if it was.
+    #[serde(default)]
+    pub restored_seconds: Option<Seconds>,
     pub types: Vec<GroupType>,
 }
 

@@ -35,6 +35,7 @@ fn sources(facts: Facts) -> Sources {
         groups: Box::new(|()| Box::pin(std::future::pending())),
         upstreams: Box::new(|()| Box::pin(async { vec![] })),
         configuration: Box::new(|()| Box::pin(async { vec![report::Configuration::default()] })),
+        disk: Box::new(|()| Box::pin(async { vec![report::Disk::default()] })),
         explain: Box::new(|question| {
             let name = question.name.as_deref().unwrap_or_default().to_owned();
             let resource = report::Resource { name, ..report::Resource::default() };

@@ -5,13 +5,16 @@ use crate::admin::dump::{Held, Of, Query, Section, Sections};
 use crate::admin::glob;
 use crate::admin::logging::Change;
 use crate::admin::ready::Certificate;
-use crate::admin::report::{self, Client, Configuration, Directory, Explanation, Group, Notice, Upstream as Address};
+use crate::admin::report::{
+    self, Client, Configuration, Directory, Disk, Explanation, Group, Notice, Upstream as Address,
+};
 use crate::admin::{Question, Source, convert};
 use crate::clock::Clock;
 use crate::content::Entry;
 use crate::downstream::{Downstream, clients};
 use crate::exchange::{Exchange, GroupHandle};
 use crate::logs::Levels;
+use crate::persist::Persist;
 use crate::session::server::{Listed, Listing};
 use crate::transport::jwks::Seen;
 use crate::upstream::{EndpointReport, FilesReport, Source as Origin};
@@ -52,6 +55,8 @@ pub(super) fn certificate(downstream: Arc<Downstream>) -> Box<dyn Fn() -> Option
 pub(super) fn notices(
     downstream: Arc<Downstream>,
     exchange: Arc<Exchange>,
+    persist: Option<Arc<Persist>>,
+    clock: Clock,
 ) -> Box<dyn Fn() -> Vec<Notice> + Send + Sync> {
     let certificate = certificate(downstream.clone());
     Box::new(move || {
@@ -61,8 +66,10 @@ pub(super) fn notices(
             ("keys", downstream.keys().and_then(|seen| keys(&seen))),
             ("credentials", (stale > 0).then(|| credentials(stale))),
         ];
+        let disk = persist.iter().flat_map(|persist| disk_notices(&disk_report(clock.now(), clock.wall(), persist, 0)));
+        let found = found.into_iter().chain(disk.map(|text| ("disk", Some(text))));
         let notice = |(about, text): (&str, Option<String>)| Some(Notice { about: about.into(), text: text? });
-        found.into_iter().filter_map(notice).collect()
+        found.filter_map(notice).collect()
     })
 }
 
@@ -83,6 +90,48 @@ fn keys(seen: &Seen) -> Option<String> {
 fn credentials(stale: usize) -> String {
     let groups = if stale == 1 { "1 group".to_owned() } else { format!("{stale} groups") };
     format!("of members are no good any more in {groups}: what is held is served, and nothing new can come there")
+}
+
+pub(super) fn disk(persist: Option<Arc<Persist>>, exchange: Arc<Exchange>, clock: Clock) -> Source<(), Vec<Disk>> {
+    source(move |()| {
+        let unsaved = exchange.count_unkept();
+        persist.iter().map(|persist| disk_report(clock.now(), clock.wall(), persist, unsaved)).collect()
+    })
+}
+
+fn disk_report(now: Moment, wall: SystemTime, persist: &Persist, unsaved: usize) -> Disk {
+    let report = persist.report();
+    Disk {
+        directory: report.directory,
+        encrypted: report.encrypted,
+        groups: report.groups,
+        unclaimed: report.unclaimed,
+        unsaved: unsaved + report.saving,
+        bytes: report.bytes,
+        saved_seconds: report.saved.map(|at| now.since(at).into()),
+        found_seconds: report.found.map(|at| wall.duration_since(at).unwrap_or_default().into()),
+        problem: report.problem.as_ref().map(|(_, text)| text.clone()),
+        problem_seconds: report.problem.as_ref().map(|(since, _)| now.since(*since).into()),
+        unused: report.aside,
+        restored: report.restored,
+        older: report.older,
+        lost: report.lost,
+    }
+}
+
+fn disk_notices(disk: &Disk) -> Vec<String> {
+    let problem = disk.problem.iter().map(|text| {
+        format!("{}: {text}; what is held is served from memory, and writing is tried again", disk.directory)
+    });
+    let unused =
+        disk.unused.iter().map(|text| format!("{}: {text}; it stays until newer state is there", disk.directory));
+    let lost = (disk.lost > 0).then(|| {
+        format!(
+            "{}: what was there of {} groups could not be read; they wait for the control plane",
+            disk.directory, disk.lost
+        )
+    });
+    problem.chain(unused).chain(lost).collect()
 }
 
 pub(super) fn groups(exchange: Arc<Exchange>, clock: Clock) -> Source<(), Vec<Group>> {

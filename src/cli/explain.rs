@@ -102,6 +102,9 @@ fn membership(client: &Client, group: &Group) -> String {
         text.push_str(&format!(" ({})", clean(error)));
     }
     text.push('\n');
+    if let Some(seconds) = group.restored_seconds {
+        text.push_str(&format!("what an earlier process held of it was put back from disk {} ago\n", age(seconds)));
+    }
     if group.auth_stale {
         text.push_str("credentials: no member's token is good any more; what is held is served, and one member at a time is asked to come back\n");
     }

@@ -5,7 +5,7 @@ use super::output::{Filter, Format, View, column, wide};
 use super::text::{age, clean, count};
 use super::watch::{Shown, Watch};
 use super::{Asking, Failure, Outcome, fetch};
-use crate::admin::report::{Client, ClientType, Configuration, Notice, Sync, Upstream};
+use crate::admin::report::{Client, ClientType, Configuration, Disk, Notice, Sync, Upstream};
 use clap::Args;
 use std::cmp::Reverse;
 
@@ -71,8 +71,11 @@ async fn look(status: &Status) -> Result<Shown, Failure> {
             let upstreams: Vec<Upstream> = fetch::list(admin, "/upstreams").await?;
             let configuration: Vec<Configuration> = fetch::list(admin, "/configuration").await?;
             let notices: Vec<Notice> = fetch::list(admin, "/notices").await?;
-            let text = render(&clients, &upstreams, &configuration, &notices, format == Format::Wide);
-            (text, serde_json::json!([clients, upstreams, configuration, notices]))
+            let disk: Vec<Disk> = fetch::list(admin, "/disk").await?;
+            let whole = Whole { clients, upstreams, configuration, disk, notices };
+            let text = render(&whole, format == Format::Wide);
+            let Whole { clients, upstreams, configuration, disk, notices } = whole;
+            (text, serde_json::json!([clients, upstreams, configuration, disk, notices]))
         }
         format => {
             let mark = serde_json::json!([clients]);
@@ -82,15 +85,21 @@ async fn look(status: &Status) -> Result<Shown, Failure> {
     Ok(Shown::new(text, outcome, &mark))
 }
 
-fn render(
-    clients: &[Client],
-    upstreams: &[Upstream],
-    configuration: &[Configuration],
-    notices: &[Notice],
-    wide: bool,
-) -> String {
+/// All that it tells of.
+#[derive(Debug, Default)]
+struct Whole {
+    clients: Vec<Client>,
+    upstreams: Vec<Upstream>,
+    configuration: Vec<Configuration>,
+    disk: Vec<Disk>,
+    notices: Vec<Notice>,
+}
+
+fn render(whole: &Whole, wide: bool) -> String {
+    let Whole { clients, upstreams, configuration, disk, notices } = whole;
     let mut text = summary(clients);
     text.push_str(&reach(upstreams));
+    text.extend(disk.iter().map(kept));
     text.extend(configuration.iter().map(reading));
     text.extend(notices.iter().map(|notice| format!("error: {} {}\n", notice.about, clean(&notice.text))));
     let unmatched = clients.iter().filter(|client| client.unmatched.is_some()).count();
@@ -105,6 +114,29 @@ fn render(
         text.push_str(&STREAMS.table(wide, clients));
     }
     text
+}
+
+/// What is on disk.
+fn kept(disk: &Disk) -> String {
+    let since = match (disk.saved_seconds, disk.found_seconds) {
+        (Some(saved), _) => format!("up to date {} ago", age(saved)),
+        (None, Some(found)) => format!("written {} ago by an earlier process", age(found)),
+        (None, None) => "nothing written yet".into(),
+    };
+    let unclaimed = match disk.unclaimed {
+        0 => String::new(),
+        some => format!("; {} of an earlier process to which no sidecar came yet", count(some, "group")),
+    };
+    let unsaved = match disk.unsaved {
+        0 => String::new(),
+        some => format!("; {} changed since", count(some, "group")),
+    };
+    let size = disk.bytes as f64 / 1e6;
+    format!(
+        "disk {}: {} in {size:.1} MB, {since}{unsaved}{unclaimed}\n",
+        clean(&disk.directory),
+        count(disk.groups, "group")
+    )
 }
 
 fn summary(clients: &[Client]) -> String {
@@ -248,12 +280,12 @@ mod tests {
         rejected.last_nack = Some(Nack { text, code: 13, age_seconds: Seconds(12.0) });
         let mut stale = each("eds", Sync::Stale, 3.0);
         stale.waits.push(Wait { what: WaitFor::Turn, seconds: Seconds(3.0), detail: String::new() });
-        let clients = [
+        let clients = vec![
             client("b", vec![rejected, each("eds", Sync::Synced, 60.0)]),
             client("c", vec![each("cds", Sync::Synced, 60.0), stale]),
             client("a", vec![each("cds", Sync::Synced, 90.0), each("eds", Sync::Synced, 300.0)]),
         ];
-        let upstreams = [Upstream {
+        let upstreams = vec![Upstream {
             address: "istiod:15012".into(),
             last_error: Some("refused".into()),
             seconds: Some(Seconds(2.0)),
@@ -269,8 +301,14 @@ b     perNode  REJECTED  12s   cds eds  cds REJECTED 12s: Error adding cluster(s
 c     perNode  STALE     3.0s  cds eds  eds STALE 3.0s, waits for turn
 a     perNode  SYNCED    90s   cds eds
 ";
-        assert_eq!(render(&clients, &upstreams, &[Configuration::default()], &[], false), want);
-        assert_eq!(render(&[], &[], &[], &[], false), "no sidecar is connected\n");
+        assert_eq!(
+            render(
+                &Whole { clients, upstreams, configuration: vec![Configuration::default()], ..Whole::default() },
+                false
+            ),
+            want
+        );
+        assert_eq!(render(&Whole::default(), false), "no sidecar is connected\n");
     }
 
     #[test]
@@ -281,14 +319,34 @@ a     perNode  SYNCED    90s   cds eds
             needs_restart: vec!["upstream.addresses".into(), "log.format".into()],
             ..Configuration::default()
         };
+        let disk = Disk {
+            directory: "/cache".into(),
+            groups: 3,
+            unclaimed: 1,
+            bytes: 12_340_000,
+            saved_seconds: Some(Seconds(2.0)),
+            ..Disk::default()
+        };
         let want = "\
 no sidecar is connected
+disk /cache: 3 groups in 12.3 MB, up to date 2.0s ago; 1 group of an earlier process to which no sidecar came yet
 error: the configuration is not valid, for 60s; what ran before runs on: outpost.yaml:2:3: lmits is no key
 these settings wait for a restart: upstream.addresses, log.format
 error: keys of tokens are old
 ";
         let notice = Notice { about: "keys".into(), text: "of tokens\nare old".into() };
-        assert_eq!(render(&[], &[], &[configuration], &[notice], false), want);
+        assert_eq!(
+            render(
+                &Whole {
+                    configuration: vec![configuration],
+                    notices: vec![notice],
+                    disk: vec![disk],
+                    ..Whole::default()
+                },
+                false
+            ),
+            want
+        );
     }
 
     #[test]
@@ -296,7 +354,7 @@ error: keys of tokens are old
         let mut lost = client("a", vec![each("cds", Sync::Synced, 1.0)]);
         lost.rule = "unmatched".into();
         lost.unmatched = Some("metadata.NAMESPACE".into());
-        let text = render(&[lost], &[], &[], &[], false);
+        let text = render(&Whole { clients: vec![lost], ..Whole::default() }, false);
         assert!(text.contains("error: 1 stream without a field that --group names"), "{text}");
         assert!(text.contains("the node has no metadata.NAMESPACE"), "{text}");
     }

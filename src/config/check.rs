@@ -1,8 +1,8 @@
 //! From flags to a [`Config`], or to everything that is wrong with them.
 
 use super::{
-    Admin, ClientTls, Config, Downstream, Endpoint, Flags, Listen, Log, LogFormat, NoWildcard, PeerLimits, Problem,
-    Problems, Protocol, ServerTls, Speak, TrustVersions, Upstream, units,
+    Admin, ClientTls, Config, Downstream, Endpoint, Flags, Listen, Log, LogFormat, NoWildcard, PeerLimits, Persist,
+    Problem, Problems, Protocol, ServerTls, Speak, TrustVersions, Upstream, units,
 };
 use crate::group::{Grouping, Rules, Secrets, SharedNode};
 use crate::xds::node::NodeLimits;
@@ -59,6 +59,7 @@ impl Config {
             downstream: check.downstream(flags),
             upstream: check.upstream(flags),
             files: check.files(flags),
+            persist: check.persist(flags),
             rules: Arc::new(check.rules(flags)),
             protocol: check.protocol(flags),
             admin: check.admin(flags.admin.as_deref()),
@@ -261,6 +262,33 @@ impl Check {
             }
         }
         Some(path.into())
+    }
+
+    /// A directory that may still have to be made, and that may not be written yet: that
+    /// is told while it runs, and takes nothing from sidecars.
+    fn persist(&mut self, flags: &Flags) -> Option<Persist> {
+        let key_file = self.file("--persist-encryption-key-file", &flags.persist_encryption_key_file);
+        let max_bytes = self.bytes("--persist-max-bytes", &flags.persist_max_bytes);
+        let Some(directory) = &flags.persist_dir else {
+            if flags.persist_encryption_key_file.is_some() || flags.persist_cluster.is_some() {
+                self.problem(
+                    "--persist-dir",
+                    "is missing, so that nothing is kept; name a directory, or leave the other --persist flags out",
+                );
+            }
+            return None;
+        };
+        if directory.is_empty() || std::fs::metadata(directory).is_ok_and(|meta| !meta.is_dir()) {
+            self.refuse("--persist-dir", directory, "is no directory; name one that this user may write to");
+        }
+        if flags.files.is_some() {
+            self.problem(
+                "--persist-dir",
+                "keeps what a control plane says, and --files stands in its place; leave one of them out",
+            );
+        }
+        let cluster = flags.persist_cluster.clone().unwrap_or_default();
+        Some(Persist { directory: directory.into(), max_bytes, key_file, cluster })
     }
 
     fn client_tls(&mut self, flags: &Flags) -> Option<ClientTls> {

@@ -143,6 +143,19 @@ pub struct Flags {
     #[arg(long, env = "OUTPOST_MAX_PRIVATE_GROUPS", value_name = "N", default_value = "10000", help_heading = LIMITS)]
     pub max_private_groups: String,
 
+    /// Keep what is held in this directory, so that a restart without the control plane serves it
+    #[arg(long, env = "OUTPOST_PERSIST_DIR", value_name = "DIR", help_heading = PERSIST)]
+    pub persist_dir: Option<String>,
+    /// All of it together; it holds what is held twice, and thrice for a moment
+    #[arg(long, env = "OUTPOST_PERSIST_MAX_BYTES", value_name = "SIZE", default_value = "2GiB", help_heading = PERSIST)]
+    pub persist_max_bytes: String,
+    /// Encrypt it with the key of this file: 32 bytes, or 64 hex digits. Without one ECDS is not kept
+    #[arg(long, env = "OUTPOST_PERSIST_ENCRYPTION_KEY_FILE", value_name = "FILE", help_heading = PERSIST)]
+    pub persist_encryption_key_file: Option<String>,
+    /// What this cluster is called: what was kept under another name is not used
+    #[arg(long, env = "OUTPOST_PERSIST_CLUSTER", value_name = "NAME", help_heading = PERSIST)]
+    pub persist_cluster: Option<String>,
+
     /// Split responses above this size where the protocol allows
     #[arg(long, env = "OUTPOST_SPLIT_BYTES", value_name = "SIZE", default_value = "3.5MiB", help_heading = PROTOCOL)]
     pub split_bytes: String,
@@ -178,5 +191,6 @@ pub struct Flags {
 const UPSTREAM: &str = "Upstream: the managed control plane";
 const GROUPS: &str = "Groups";
 const LIMITS: &str = "Limits on what clients may do";
+const PERSIST: &str = "The disk cache";
 const PROTOCOL: &str = "Protocol";
 const OPERATION: &str = "Operation";

@@ -79,6 +79,11 @@ impl Exchange {
         std::mem::take(&mut *lock(&self.keeping.unkept))
     }
 
+    /// How many of them there are.
+    pub fn count_unkept(&self) -> usize {
+        lock(&self.keeping.unkept).len()
+    }
+
     /// Some group has been synced with its upstream.
     pub fn has_been_synced(&self) -> bool {
         lock(&self.calm).has_been()

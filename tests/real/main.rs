@@ -71,6 +71,8 @@ real_tests! {
 
     1 outpost_killed_delta => outage::outpost_killed, Delta;
     1 outpost_killed_sotw => outage::outpost_killed, Sotw;
+    1 both_killed_delta => outage::both_killed, Delta;
+    1 both_killed_sotw => outage::both_killed, Sotw;
     1 upstream_killed_delta => outage::upstream_killed, Delta;
     1 upstream_killed_sotw => outage::upstream_killed, Sotw;
 

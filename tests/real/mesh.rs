@@ -9,6 +9,7 @@ use crate::support::load::Load;
 use crate::support::outpost::Outpost;
 use crate::support::resources::{assignment, cluster, listener, route};
 use crate::support::world::World;
+use crate::support::{check, eventually};
 use std::time::{Duration, Instant};
 
 /// Cluster `c1` is served by backend `a`, `c2` by `b`; every request goes to `c1`.
@@ -41,6 +42,29 @@ impl Mesh {
         control_plane: ControlPlane,
         more: impl FnOnce(&mut World),
     ) -> Self {
+        Self::made(test, variant, control_plane, &[], more).await
+    }
+
+    /// Behind an Outpost that keeps what it holds on disk, and has done so.
+    pub(crate) async fn keeping(test: Test, variant: Variant) -> Self {
+        let cache = format!("--persist-dir={}", test.dir.join("cache").display());
+        let mesh = Self::made(test, variant, ControlPlane::start().await, &[&cache], |_| ()).await;
+        eventually("what is held is on disk", || async {
+            let report = mesh.outpost.json("/disk").await?;
+            let kept = &report["items"][0];
+            check(kept["groups"] == 1 && kept["unsaved"] == 0, || report.to_string())
+        })
+        .await;
+        mesh
+    }
+
+    async fn made(
+        test: Test,
+        variant: Variant,
+        control_plane: ControlPlane,
+        flags: &[&str],
+        more: impl FnOnce(&mut World),
+    ) -> Self {
         let (a, b) = (Backend::start("a").await, Backend::start("b").await);
         control_plane.edit(|world| {
             world.set(&cluster("c1"));
@@ -51,7 +75,7 @@ impl Mesh {
             world.set(&route("rc1", "c1"));
             more(world);
         });
-        let outpost = Outpost::start(&test.dir, control_plane.port, &[]).await;
+        let outpost = Outpost::start(&test.dir, control_plane.port, flags).await;
         let bootstrap = Bootstrap::new("n1", variant, outpost.port);
         let began = Instant::now();
         let envoy = Envoy::start(test.clients, &test.dir, "envoy", &bootstrap).await;

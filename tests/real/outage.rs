@@ -3,7 +3,8 @@
 
 use crate::Test;
 use crate::mesh::Mesh;
-use crate::support::envoy::{Stats, Variant};
+use crate::support::envoy::{Bootstrap, Envoy, Stats, Variant};
+use crate::support::load::Load;
 use serde_json::Value;
 use std::time::Instant;
 
@@ -38,6 +39,42 @@ pub(crate) async fn outpost_killed(test: Test, variant: Variant) {
         _ => 1,
     });
     mesh.done(format_args!("back after {back:?}, quietly")).await;
+}
+
+/// SIGKILL of Outpost while its upstream is away: it comes back with what is on disk. The
+/// sidecar's configuration stays as it is, and a sidecar that starts then gets all of it.
+pub(crate) async fn both_killed(test: Test, variant: Variant) {
+    let mut mesh = Mesh::keeping(test, variant).await;
+    let before = Picture::of(&mesh).await;
+    mesh.outpost.kill();
+    mesh.control_plane.kill();
+    mesh.connected(false).await;
+    mesh.load.flows(WHILE_DOWN).await;
+    let restarted = Instant::now();
+    mesh.outpost.restart();
+    mesh.connected(true).await;
+    mesh.envoy
+        .until("the new stream is answered", |stats| {
+            let missing = ANSWERED.iter().find(|name| stats.number(name) == before.stats.number(name));
+            missing.map_or(Ok(()), |name| Err(format!("{name} has not moved")))
+        })
+        .await;
+    let back = restarted.elapsed();
+    let after = Picture::of(&mesh).await;
+    after.is_quiet(&before, |_| 1);
+    let began = Instant::now();
+    let bootstrap = Bootstrap::new("n1", variant, mesh.outpost.port);
+    let another = Envoy::start(mesh.test.clients, &mesh.test.dir, "another", &bootstrap).await;
+    let port = another.listener("l1").await;
+    let served = began.elapsed();
+    let load = Load::start(port, "any");
+    load.served_by("a", began).await;
+    load.stop().await.clean();
+    drop(another);
+    mesh.control_plane.restart().await;
+    mesh.control_plane.connected(1).await;
+    mesh.move_c1(&mesh.b).await;
+    mesh.done(format_args!("back after {back:?} without an upstream, a new sidecar after {served:?}")).await;
 }
 
 /// The upstream dies and returns with the same content: the sidecar's stream

@@ -74,6 +74,9 @@ async fn wants_a_hand(admin: &str) -> Vec<Finding> {
     let noticed = notices.iter().map(|notice| {
         let (what, hint) = match notice.about.as_str() {
             "certificate" => ("its certificate is good", "mend the files; what was loaded stays in use"),
+            "disk" => {
+                ("what it holds is kept on disk", "what is held is served from memory; mend the disk or the directory")
+            }
             "keys" => ("it has the newest keys of tokens", "mend the JWKS, or the way to it"),
             _ => (
                 "its credentials are good",
