@@ -105,6 +105,8 @@ impl Metrics {
         registry.register("received_bytes", "Bytes received on the wire", Bytes { traffic, of: Traffic::received });
         let traffic = this.traffic.clone();
         registry.register("sent_bytes", "Bytes sent on the wire", Bytes { traffic, of: Traffic::sent });
+        let traffic = this.traffic.clone();
+        registry.register("writes", "System calls that sent bytes", Bytes { traffic, of: Traffic::writes });
         this
     }
 
