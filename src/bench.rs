@@ -12,7 +12,8 @@
 //! * [`plane`]: a control plane that serves either by ADS, delta and SotW
 //!
 //! What is between: [`wan`], a TCP relay with delay, bandwidth, outages and byte
-//! counts; [`link`], WANs that have a name.
+//! counts; [`tun`], the same below the kernel's own TCP, with losses; [`link`],
+//! WANs that have a name.
 //!
 //! Who receives:
 //!
@@ -51,6 +52,7 @@ pub mod screen;
 pub mod sidecar;
 pub mod stock;
 pub mod swarm;
+pub mod tun;
 pub mod wan;
 
 use clap::{Args, Subcommand};
@@ -64,6 +66,7 @@ use screen::Screen;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use tun::Rough;
 
 /// Measure push latency: a control plane, a WAN, Outpost and a swarm of sidecars, each a process
 #[derive(Args, Clone, Debug)]
@@ -113,7 +116,19 @@ pub struct Options {
     /// How far away the control plane is
     #[arg(long, value_name = "WAN", default_value = "continent")]
     pub wan: Preset,
-    /// Only these modes, separated by commas; tonic by name only
+    /// How that is emulated
+    #[arg(long, value_name = "FORM", default_value = "userland")]
+    pub wan_form: Form,
+    /// Of a hundred packets on the WAN so many are lost; needs --wan-form tun
+    #[arg(long, value_name = "PERCENT", value_parser = percent)]
+    pub loss: Option<f64>,
+    /// … and so many are overtaken by others; needs --wan-form tun
+    #[arg(long, value_name = "PERCENT", value_parser = percent)]
+    pub reorder: Option<f64>,
+    /// How the control plane's TCP answers to losses, such as cubic or bbr; needs --wan-form tun
+    #[arg(long, value_name = "NAME")]
+    pub congestion: Option<String>,
+    /// Only these modes, separated by commas; h2 and tonic by name only
     #[arg(long, value_name = "MODE", value_delimiter = ',')]
     pub mode: Vec<Mode>,
     /// How often each is measured [default: 3, or 1 with --quick]
@@ -128,15 +143,42 @@ pub struct Options {
     /// Of contents, changes and jitter
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub seed: u64,
-    /// An Outpost that runs already; its upstream is --listen. Its CPU and memory are not seen
+    /// An Outpost that runs already; its upstream is --listen. Its CPU and memory are not seen. Not for herd, groups, memory and soak, which start Outpost themselves. For fanout, slow and interest give it --group all
     #[arg(long, value_name = "ADDR")]
     pub relay: Option<SocketAddr>,
     /// Where the control plane, or the WAN before it, listens [default: a free port]
     #[arg(long, value_name = "ADDR")]
     pub listen: Option<SocketAddr>,
-    /// A control plane that is there already. Only join can be measured: its changes have no intended time
+    /// A control plane that is there already, without TLS. Only join, herd and memory can be measured: nobody knows when its changes were due
     #[arg(long, value_name = "ADDR")]
     pub upstream: Option<SocketAddr>,
+}
+
+/// How a WAN is emulated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Form {
+    /// By a TCP relay: delay, jitter, bandwidth, queue; no loss. Payload is counted
+    Userland,
+    /// By a network device, as root: the kernel's own TCP, with losses. IP packets are counted. Not for herd and groups, which stay in user space
+    Tun,
+}
+
+fn percent(text: &str) -> Result<f64, String> {
+    let value = text.parse().ok().filter(|value| (0.0..=50.0).contains(value));
+    value.ok_or_else(|| format!("{text:?} is no percentage between 0 and 50"))
+}
+
+impl Options {
+    /// What packets go through, where the kernel's TCP crosses the WAN.
+    pub fn rough(&self) -> Option<Rough> {
+        let (lost, overtaken) = self.wan.rough();
+        let of = |percent: Option<f64>, known| percent.map_or(known, |percent| (percent * 10_000.0) as u32);
+        (self.wan_form == Form::Tun).then(|| Rough {
+            lost: of(self.loss, lost),
+            overtaken: of(self.reorder, overtaken),
+            congestion: self.congestion.clone(),
+        })
+    }
 }
 
 /// Runs scenarios, and writes what they found. The parts of it are other processes.
@@ -177,26 +219,76 @@ pub fn run(options: &Options) -> Result<(), BenchError> {
 
 /// What is measured, or why it cannot be.
 fn chosen(options: &Options) -> Result<Vec<Scenario>, BenchError> {
-    let all = if options.upstream.is_some() { vec![Scenario::Join] } else { Scenario::USUAL.to_vec() };
-    let chosen = if options.scenarios.is_empty() { all } else { options.scenarios.clone() };
-    if let Some(scenario) = chosen.iter().find(|scenario| options.upstream.is_some() && scenario.changes()) {
-        let name = scenario.name();
-        return Err(BenchError::Usage(format!(
-            "{name} measures changes, and those of --upstream have no intended time; measure join, or leave --upstream away"
-        )));
-    }
-    let apart = |scenario: &Scenario| options.relay.is_some() && scenario.starts_outpost();
-    if let Some(scenario) = options.scenarios.iter().copied().find(apart) {
-        let name = scenario.name();
-        return Err(BenchError::Usage(format!("{name} starts Outpost itself; leave --relay away")));
-    }
-    let chosen: Vec<Scenario> = chosen.into_iter().filter(|scenario| !apart(scenario)).collect();
+    check_form(options)?;
+    let mut chosen = if options.scenarios.is_empty() { Scenario::USUAL.to_vec() } else { options.scenarios.clone() };
+    let any = &Scenario::OF_ANY_UPSTREAM;
+    refuse(
+        options,
+        &mut chosen,
+        options.upstream.is_some(),
+        |scenario| !any.contains(scenario),
+        |name| {
+            format!(
+                "{name} measures changes, and nobody knows when those of --upstream were due; with it measure {}, or leave it away",
+                names(any)
+            )
+        },
+    )?;
+    let own = &Scenario::OF_OWN_RELAY;
+    refuse(
+        options,
+        &mut chosen,
+        options.relay.is_some(),
+        |scenario| own.contains(scenario),
+        |name| format!("{name} starts Outpost itself, as {} do; leave --relay away", names(own)),
+    )?;
     if options.relay.is_some() && options.upstream.is_none() && options.listen.is_none() {
         return Err(BenchError::Usage(
             "--relay needs --listen: the address that the running Outpost has as its --upstream".into(),
         ));
     }
     Ok(chosen)
+}
+
+fn names(scenarios: &[Scenario]) -> String {
+    scenarios.iter().map(|scenario| scenario.name()).collect::<Vec<_>>().join(", ")
+}
+
+/// Takes those away that are `unfit` where it matters: an error if they were asked for.
+fn refuse(
+    options: &Options,
+    chosen: &mut Vec<Scenario>,
+    matters: bool,
+    unfit: impl Fn(&Scenario) -> bool,
+    why: impl Fn(&str) -> String,
+) -> Result<(), BenchError> {
+    if !matters {
+        return Ok(());
+    }
+    match options.scenarios.iter().find(|scenario| unfit(scenario)) {
+        Some(scenario) => Err(BenchError::Usage(why(scenario.name()))),
+        None => {
+            chosen.retain(|scenario| !unfit(scenario));
+            Ok(())
+        }
+    }
+}
+
+/// Whether the WAN can be emulated as is asked for.
+fn check_form(options: &Options) -> Result<(), BenchError> {
+    let usage = |text: String| Err(BenchError::Usage(text));
+    if options.wan_form == Form::Userland {
+        let packets = options.loss.is_some() || options.reorder.is_some() || options.congestion.is_some();
+        return match packets {
+            true => usage("--loss, --reorder and --congestion are of packets: add --wan-form tun".into()),
+            false => Ok(()),
+        };
+    }
+    if options.upstream.is_some() || options.relay.is_some() {
+        return usage("--wan-form tun needs a control plane and an Outpost of the benchmark's own: leave --upstream and --relay away, or the form".into());
+    }
+    tun::usable()
+        .or_else(|error| usage(format!("--wan-form tun {error}; leave it away to emulate the WAN in user space")))
 }
 
 fn begin(screen: &Screen, options: &Options, machine: &Machine) {
@@ -215,8 +307,8 @@ fn begin(screen: &Screen, options: &Options, machine: &Machine) {
 fn notes(more: Vec<String>) -> Vec<String> {
     let own = [
         "Everything runs on one machine: parts compete for its cores. Server CPU holds where latency does not.",
-        "The WAN is emulated in user space: delay, jitter, bandwidth and queue, but no loss, slow start or recovery, and bytes of TCP and IP headers are not counted.",
-        "not measured: a WAN with loss or reordering needs root and the TUN form of the emulator, which is not built.",
+        "Where wan_form is not tun, the WAN is emulated in user space: delay, jitter, bandwidth and queue, but no loss, slow start or recovery. Its bytes are payload: those of TCP and IP heads, ACKs and packets sent again are not among them.",
+        "Where wan_form is tun, the kernel's own TCP crosses the WAN, and its bytes are those of IP packets in both directions.",
         "A burst or a fan-out is over before a percentage of the time says much: swarm_busy is of the time until the last sidecar had it.",
     ];
     own.into_iter().map(str::to_owned).chain(more).collect()

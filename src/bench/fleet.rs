@@ -309,7 +309,7 @@ mod tests {
 
     fn terms(variant: SerialVariant, asks: Asks) -> Terms {
         let contents = if asks == Asks::Clusters { Contents::Clusters } else { Contents::Mesh };
-        let shape = Shape { seed: 1, contents, services: 9, sizes: vec![300, 40_000], own: 0, classes: 3 };
+        let shape = Shape { seed: 1, contents, services: 9, sizes: vec![300, 40_000], own: 0, classes: 3, base: 0 };
         Terms {
             variant,
             asks,

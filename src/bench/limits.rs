@@ -39,14 +39,24 @@ fn check_within(what: &'static str, sockets: u64, limit: u64) -> Result<(), Limi
     if needed <= limit { Ok(()) } else { Err(LimitError::Files { what, needed, limit }) }
 }
 
-/// Sizes of the processes that hold so many sidecars together.
-pub fn swarms(sidecars: u32) -> Vec<u32> {
-    swarms_within(sidecars, hard().saturating_sub(OTHERS).min(PORTS))
+/// Sizes of the processes that hold so many sidecars together, which are so many
+/// at least.
+pub fn swarms(sidecars: u32, least: u32) -> Vec<u32> {
+    swarms_within(sidecars, least, hard().saturating_sub(OTHERS).min(PORTS))
 }
 
-fn swarms_within(sidecars: u32, most: u64) -> Vec<u32> {
+/// WAN emulators that so many connections need, of two sockets each.
+pub fn wans(connections: u32) -> u32 {
+    processes(connections, hard().saturating_sub(OTHERS) / 2)
+}
+
+fn processes(connections: u32, most: u64) -> u32 {
     let most = u32::try_from(most.clamp(1, u64::from(u32::MAX))).unwrap_or(u32::MAX);
-    let processes = sidecars.div_ceil(most).max(1);
+    connections.div_ceil(most).max(1)
+}
+
+fn swarms_within(sidecars: u32, least: u32, most: u64) -> Vec<u32> {
+    let processes = processes(sidecars, most).max(least);
     (0..processes).map(|at| (sidecars + processes - 1 - at) / processes).collect()
 }
 
@@ -56,10 +66,12 @@ mod tests {
 
     #[test]
     fn sidecars_are_spread_over_as_few_processes_as_hold_them() {
-        assert_eq!(swarms_within(10_000, 19_800), [10_000]);
-        assert_eq!(swarms_within(30_000, 19_800), [15_000, 15_000]);
-        assert_eq!(swarms_within(7, 3), [3, 2, 2]);
-        assert_eq!(swarms_within(0, 3), [0]);
+        assert_eq!(swarms_within(10_000, 1, 19_800), [10_000]);
+        assert_eq!(swarms_within(10_000, 2, 19_800), [5000, 5000]);
+        assert_eq!(swarms_within(30_000, 1, 19_800), [15_000, 15_000]);
+        assert_eq!(swarms_within(7, 1, 3), [3, 2, 2]);
+        assert_eq!(swarms_within(0, 0, 3), [0]);
+        assert_eq!((processes(9900, 9900), processes(9901, 9900), processes(0, 9900)), (1, 2, 1));
     }
 
     #[test]

@@ -6,11 +6,12 @@
 //! [`Order`], by one line. It ends when that input does: with its parent, however
 //! that ends. What is written to standard error is the parent's.
 //!
-//! * [`plane`](source): a control plane; `raw` and `tonic`: what it is measured against
-//! * `wan`: the [emulator](super::wan)
+//! * [`plane`](source): a control plane; `raw`, `h2` and `tonic`: what it is measured against
+//! * `wan`, `tun`: the emulator, in [user space](super::wan) or below [the kernel's TCP](super::tun)
 //! * `swarm`: a [`Fleet`](super::fleet::Fleet)
 //! * `serve`: Outpost, as `outpost serve` runs it
 
+mod h2;
 mod relay;
 mod source;
 mod swarm;
@@ -22,6 +23,7 @@ use super::link::Stalls;
 use super::now;
 use super::plan::Plan;
 use super::stock::Shape;
+use super::tun::Rough;
 use super::wan::{Link, Outage, Traffic};
 use serde::{Deserialize, Serialize};
 use std::io::{BufRead, Write};
@@ -41,9 +43,15 @@ pub enum Spec {
     Plane {
         shape: Shape,
         listen: SocketAddr,
+        /// Of its TCP; none: as the system has it.
+        congestion: Option<String>,
     },
     /// The same content, written to bare connections.
     Raw {
+        shape: Shape,
+    },
+    /// The same content, each message encoded once, by the HTTP/2 that Outpost uses.
+    H2 {
         shape: Shape,
     },
     /// The same content, by a server of tonic's.
@@ -55,6 +63,13 @@ pub enum Spec {
         link: Link,
         stalls: Option<Stalls>,
         listen: SocketAddr,
+    },
+    /// The same, as a network device with this number.
+    Tun {
+        number: u8,
+        link: Link,
+        rough: Rough,
+        stalls: Option<Stalls>,
     },
     Swarm {
         terms: Terms,
@@ -73,17 +88,20 @@ impl Spec {
         match self {
             Self::Plane { .. } => "control plane",
             Self::Raw { .. } => "raw sender",
+            Self::H2 { .. } => "h2 server",
             Self::Tonic { .. } => "tonic server",
-            Self::Wan { .. } => "WAN emulator",
+            Self::Wan { .. } | Self::Tun { .. } => "WAN emulator",
             Self::Swarm { .. } => "swarm",
             Self::Serve { .. } => "outpost",
         }
     }
 
-    /// Everything but Outpost runs on one thread, as its cost is counted in cores.
+    /// Everything but servers of sidecars runs on one thread, as its cost is counted in cores.
     pub fn threads(&self) -> usize {
         match self {
-            Self::Serve { .. } | Self::Tonic { .. } => std::thread::available_parallelism().map_or(2, usize::from),
+            Self::Serve { .. } | Self::H2 { .. } | Self::Tonic { .. } => {
+                std::thread::available_parallelism().map_or(2, usize::from)
+            }
             _ => 1,
         }
     }
@@ -142,6 +160,8 @@ pub enum Order {
     Stall {
         span: u64,
     },
+    /// TUN: nothing is held up any longer, until no connection is open or a second has passed.
+    Empty,
     Traffic,
     /// Outpost: the stages of patches that have ended.
     Stages,
@@ -192,6 +212,16 @@ pub struct Usage {
 }
 
 impl Usage {
+    /// Of both together; peaks as if they were at the same time.
+    pub fn join(self, other: Self) -> Self {
+        Self {
+            cpu: self.cpu + other.cpu,
+            memory: self.memory + other.memory,
+            peak: self.peak + other.peak,
+            at: self.at.max(other.at),
+        }
+    }
+
     /// Of this process.
     fn own() -> Self {
         Self {
@@ -279,10 +309,12 @@ fn say(what: &impl Serialize) {
 /// Is such a part until its parent has no more orders.
 pub async fn run(spec: Spec, launch: &Launch<'_>) -> Result<(), PartError> {
     match spec {
-        Spec::Plane { shape, listen } => source::plane(shape, listen).await,
+        Spec::Plane { shape, listen, congestion } => source::plane(shape, listen, congestion).await,
         Spec::Raw { shape } => source::raw(shape).await,
+        Spec::H2 { shape } => h2::run(shape).await,
         Spec::Tonic { shape } => tonic::run(shape).await,
         Spec::Wan { target, link, stalls, listen } => wan::run(target, link, stalls, listen).await,
+        Spec::Tun { number, link, rough, stalls } => wan::run_tun(number, link, rough, stalls).await,
         Spec::Swarm { terms, target, first } => swarm::run(terms, target, first).await,
         Spec::Serve { flags, stages } => relay::run(flags, stages, launch).await,
     }

@@ -5,8 +5,12 @@
 
 use super::part::{Hello, Order, Reply, Report, Spec, Usage};
 use super::wan::Traffic;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+
+/// Metrics are told within this time.
+const SCRAPE: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// Why a benchmark cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -103,6 +107,17 @@ impl Part {
             Reply::Usage(usage) => Ok(usage),
             other => self.strange(&other),
         }
+    }
+
+    /// A counter of Outpost's own metrics.
+    pub fn metric(&self, name: &str) -> Option<u64> {
+        let mut socket = TcpStream::connect_timeout(&self.hello.admin?, SCRAPE).ok()?;
+        socket.set_read_timeout(Some(SCRAPE)).ok()?;
+        socket.write_all(b"GET /metrics HTTP/1.1\r\nhost: outpost\r\nconnection: close\r\n\r\n").ok()?;
+        let mut text = Vec::new();
+        socket.read_to_end(&mut text).ok()?;
+        let text = String::from_utf8_lossy(&text).into_owned();
+        text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
     }
 
     pub fn traffic(&mut self) -> Result<Traffic, BenchError> {

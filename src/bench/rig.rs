@@ -4,6 +4,7 @@
 //! direct   swarm ── WAN ── control plane
 //! relay    swarm ── Outpost ── WAN ── control plane
 //! raw      swarm ── sender of bare bytes
+//! h2       swarm ── server that knows HTTP/2 and nothing else
 //! tonic    swarm ── server of tonic's
 //! ```
 
@@ -11,13 +12,16 @@ use super::fleet::{Asks, Counts, Outcome, SerialVariant, Target, Terms};
 use super::histogram::Histogram;
 use super::limits;
 use super::link::Preset;
+use super::mesh::Family;
 use super::now;
 use super::part::{Order, Reply, Report, Spec, Stage, Usage};
 use super::plan::{Pattern, Plan};
 use super::process::{BenchError, Part, all};
 use super::stock::Shape;
+use super::tun::{self, Rough};
 use super::wan::Traffic;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::{Duration, Instant};
 
 /// A plan begins so long after it is told, in µs.
 const LEAD: u64 = 20_000;
@@ -35,6 +39,8 @@ pub enum Mode {
     Relay,
     /// Bare TCP writes of the same bytes: the limit
     Raw,
+    /// The same bytes, shared by all streams, by bare HTTP/2
+    H2,
     /// The same content behind tonic's ordinary encoder
     Tonic,
 }
@@ -45,6 +51,7 @@ impl Mode {
             Self::Direct => "direct",
             Self::Relay => "relay",
             Self::Raw => "raw",
+            Self::H2 => "h2",
             Self::Tonic => "tonic",
         }
     }
@@ -71,6 +78,8 @@ pub struct Setting {
     pub tls: Option<Certificates>,
     /// None: the control plane is on the same machine, without anything between.
     pub wan: Option<Preset>,
+    /// The WAN is emulated below the kernel's TCP, with this on top.
+    pub tun: Option<Rough>,
     pub seed: u64,
     /// From a response to its ACK, in µs.
     pub apply: u64,
@@ -96,24 +105,30 @@ pub struct Setting {
 pub struct Rig {
     pub setting: Setting,
     source: Option<Part>,
-    wan: Option<Part>,
+    /// Several where one has not enough descriptors.
+    wan: Vec<Part>,
     relay: Option<Part>,
     swarms: Vec<Part>,
     /// Sidecars of each.
     sizes: Vec<u32>,
     relay_flags: Vec<String>,
-    front: SocketAddr,
+    /// Where sidecars connect, in turns.
+    fronts: Vec<SocketAddr>,
     members: u32,
     seq: u32,
+    /// When the last sidecars were told to start.
+    begun: Instant,
 }
 
-/// What each kind of part has used; of several swarms the busiest.
+/// What each kind of part has used.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Used {
     pub source: Usage,
     pub wan: Usage,
     pub relay: Usage,
+    /// The busiest, and all of them together.
     pub swarm: Usage,
+    pub swarms: Usage,
 }
 
 /// What came of some changes.
@@ -127,6 +142,9 @@ pub struct Played {
     pub server: u64,
     pub source: u64,
     pub wan: u64,
+    pub swarms: u64,
+    /// System calls by which Outpost sent to sidecars.
+    pub writes: Option<u64>,
     /// The busiest swarm's share of the time.
     pub busy: f64,
     /// Memory at the end.
@@ -146,31 +164,45 @@ impl Played {
 
 impl Rig {
     /// Starts everything but the sidecars.
-    pub fn build(setting: Setting) -> Result<Self, BenchError> {
+    pub fn build(mut setting: Setting) -> Result<Self, BenchError> {
         check(&setting)?;
-        let shape = setting.shape.clone();
+        if setting.apart() {
+            setting.shape.base = base();
+        }
+        let (shape, seq) = (setting.shape.clone(), setting.shape.base);
+        let anywhere = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
         // Only an Outpost that runs already knows that address.
-        let listen = setting.listen.filter(|_| setting.mode == Mode::Relay);
-        let listen = listen.unwrap_or_else(|| SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0));
+        let listen = setting.listen.filter(|_| setting.mode == Mode::Relay).unwrap_or(anywhere);
+        let number = rand::random_range(1..=250);
+        let mut wan = Vec::new();
+        if let Some((preset, rough)) = setting.tun() {
+            let (link, rough, stalls) = (preset.link(setting.seed), rough.clone(), preset.stalls());
+            wan.push(Part::start(&Spec::Tun { number, link, rough, stalls })?);
+        }
         let source = match (setting.mode, setting.upstream) {
             (_, Some(_)) => None,
             (Mode::Raw, _) => Some(Part::start(&Spec::Raw { shape })?),
+            (Mode::H2, _) => Some(Part::start(&Spec::H2 { shape })?),
             (Mode::Tonic, _) => Some(Part::start(&Spec::Tonic { shape })?),
-            // An Outpost that runs already connects to the WAN, if there is one.
-            _ if setting.wan.is_some() => {
-                Some(Part::start(&Spec::Plane { shape, listen: ([127, 0, 0, 1], 0).into() })?)
+            _ => {
+                let congestion = setting.tun().and_then(|(_, rough)| rough.congestion.clone());
+                let listen = match setting.wan {
+                    _ if !wan.is_empty() => tun::listens(number),
+                    // An Outpost that runs already connects to the WAN, if there is one.
+                    Some(_) => anywhere,
+                    None => listen,
+                };
+                Some(Part::start(&Spec::Plane { shape, listen, congestion })?)
             }
-            _ => Some(Part::start(&Spec::Plane { shape, listen })?),
         };
-        let mut front = source.as_ref().map(|source| source.hello.address).or(setting.upstream).unwrap_or(listen);
-        let wan = match (setting.mode, setting.wan) {
-            (Mode::Direct | Mode::Relay, Some(preset)) => {
-                let (link, stalls) = (preset.link(setting.seed), preset.stalls());
-                Some(Part::start(&Spec::Wan { target: front, link, stalls, listen })?)
-            }
-            _ => None,
-        };
-        front = wan.as_ref().map_or(front, |wan| wan.hello.address);
+        let target = source.as_ref().map(|source| source.hello.address).or(setting.upstream).unwrap_or(listen);
+        if wan.is_empty() {
+            wan = wans(&setting, target, listen)?;
+        }
+        let mut fronts: Vec<SocketAddr> = wan.iter().map(|wan| wan.hello.address).collect();
+        if fronts.is_empty() {
+            fronts.push(target);
+        }
         let mut this = Self {
             setting,
             source,
@@ -179,9 +211,10 @@ impl Rig {
             swarms: Vec::new(),
             sizes: Vec::new(),
             relay_flags: Vec::new(),
-            front,
+            fronts,
             members: 0,
-            seq: 0,
+            seq,
+            begun: Instant::now(),
         };
         if this.setting.mode == Mode::Relay {
             this.start_relay()?;
@@ -191,11 +224,11 @@ impl Rig {
 
     fn start_relay(&mut self) -> Result<(), BenchError> {
         if let Some(address) = self.setting.relay {
-            self.front = address;
+            self.fronts = vec![address];
             return Ok(());
         }
         let group = if self.setting.shared { "all" } else { "perNode" };
-        let upstream = self.front.to_string();
+        let upstream = self.front(0).to_string();
         let mut flags = vec!["--upstream", &upstream, "--group", group, "--admin", "127.0.0.1:0", "--drain", "0s"];
         if let Some(tls) = &self.setting.tls {
             flags.extend(["--tls-cert", &tls.certificate, "--tls-key", &tls.key]);
@@ -208,9 +241,14 @@ impl Rig {
         let mut flags = self.relay_flags.clone();
         flags.extend(["--listen".to_owned(), listen.to_owned()]);
         let relay = Part::start(&Spec::Serve { flags, stages: self.setting.stages })?;
-        self.front = relay.hello.address;
+        self.fronts = vec![relay.hello.address];
         self.relay = Some(relay);
         Ok(())
+    }
+
+    fn front(&self, turn: usize) -> SocketAddr {
+        let front = self.fronts.get(turn % self.fronts.len().max(1));
+        front.copied().unwrap_or(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0))
     }
 
     /// Outpost ends as by a crash.
@@ -222,7 +260,7 @@ impl Rig {
 
     /// … and is started again where it was.
     pub fn revive_relay(&mut self) -> Result<(), BenchError> {
-        let address = self.front.to_string();
+        let address = self.front(0).to_string();
         self.run_relay(&address)
     }
 
@@ -252,7 +290,7 @@ impl Rig {
 
     /// So many sidecars more.
     pub fn join_more(&mut self, count: u32) -> Result<Vec<(u32, u64)>, BenchError> {
-        let sizes = limits::swarms(count);
+        let sizes = limits::swarms(count, self.fronts.len() as u32);
         let several = u64::from(self.members + count) > limits::PORTS;
         for count in sizes {
             let at = self.swarms.len() as u8;
@@ -260,20 +298,55 @@ impl Rig {
             self.add_swarm(count, true, from)?;
         }
         self.complete()?;
+        self.settle()?;
         Ok(self.reports(1)?.into_iter().flat_map(|report| report.joins).collect())
+    }
+
+    /// An Outpost that runs already may hold what another control plane had: until
+    /// everybody has a change of ours.
+    fn settle(&mut self) -> Result<(), BenchError> {
+        if !self.setting.apart() || self.setting.upstream.is_some() {
+            return Ok(());
+        }
+        let family = if self.setting.asks == Asks::Clusters { Family::Cluster } else { Family::Endpoint };
+        self.play(Pattern::Single { family, number: Some(0), below: 1, every: 0, count: 1 }).map(drop)
     }
 
     /// Starts a process of sidecars; they are the last.
     pub fn add_swarm(&mut self, count: u32, counts: bool, from: Option<IpAddr>) -> Result<(), BenchError> {
         let authority = self.setting.tls.as_ref().map(|tls| tls.authority.clone());
-        let target = Target { address: self.front, authority, from };
+        let target = Target { address: self.front(self.swarms.len()), authority, from };
         let mut part = Part::start(&Spec::Swarm { terms: self.terms(), target, first: self.members })?;
         self.members += count;
         let over = u64::from(count) * 1_000_000 / u64::from(self.setting.rate.max(1));
+        self.begun = Instant::now();
         part.ask(&Order::Add { count, over, counts })?;
         self.swarms.push(part);
         self.sizes.push(count);
         Ok(())
+    }
+
+    /// Until so many sidecars have streams that were answered, each for another
+    /// one that it had lost when `lost` were.
+    pub fn come_back(&mut self, sidecars: u32, lost: u64) -> Result<(), BenchError> {
+        let begin = Instant::now();
+        loop {
+            let counts = self.counts()?;
+            if counts.connected >= sidecars && counts.lost >= lost + u64::from(sidecars) {
+                return Ok(());
+            }
+            if begin.elapsed() > Duration::from_secs(PATIENCE) {
+                let trouble = self.reports(1)?.into_iter().find_map(|report| report.trouble);
+                let what = format!("{} of {sidecars} sidecars were answered again", counts.connected);
+                return Err(BenchError::Patience { what, seconds: PATIENCE, trouble });
+            }
+            now::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Since the last sidecars were told to start.
+    pub fn since_add(&self) -> Duration {
+        self.begun.elapsed()
     }
 
     /// The last process of sidecars goes. The next are the same nodes again.
@@ -319,10 +392,13 @@ impl Rig {
 
     pub fn used(&mut self) -> Result<Used, BenchError> {
         let of = |part: &mut Option<Part>| part.as_mut().map(Part::usage).transpose().map(Option::unwrap_or_default);
-        let mut used = Used { source: of(&mut self.source)?, wan: of(&mut self.wan)?, ..Used::default() };
-        used.relay = of(&mut self.relay)?;
+        let mut used = Used { source: of(&mut self.source)?, relay: of(&mut self.relay)?, ..Used::default() };
+        for wan in &mut self.wan {
+            used.wan = used.wan.join(wan.usage()?);
+        }
         for swarm in &mut self.swarms {
             let one = swarm.usage()?;
+            used.swarms = used.swarms.join(one);
             if one.cpu > used.swarm.cpu {
                 used.swarm = one;
             }
@@ -331,11 +407,11 @@ impl Rig {
     }
 
     pub fn traffic(&mut self) -> Result<Traffic, BenchError> {
-        self.wan.as_mut().map(Part::traffic).transpose().map(Option::unwrap_or_default)
+        self.wan.iter_mut().try_fold(Traffic::default(), |sum, wan| Ok(sum.join(wan.traffic()?)))
     }
 
     pub fn order_wan(&mut self, order: &Order) -> Result<(), BenchError> {
-        self.wan.as_mut().map(|wan| wan.ask(order)).transpose().map(drop)
+        all(&mut self.wan, |_| order.clone()).map(drop)
     }
 
     pub fn order_swarms(&mut self, order: &Order) -> Result<(), BenchError> {
@@ -349,6 +425,7 @@ impl Rig {
 
     /// Begins changes and returns; [`finish`](Self::finish) waits for them.
     pub fn begin(&mut self, pattern: Pattern) -> Result<Begun, BenchError> {
+        let writes = self.writes();
         let before = self.used()?;
         let traffic = self.traffic()?;
         let begin = now::micros() + LEAD;
@@ -357,7 +434,11 @@ impl Rig {
         let order = Order::Plan(plan.clone());
         self.order_swarms(&order)?;
         self.source.as_mut().map(|source| source.ask(&order)).transpose()?;
-        Ok(Begun { plan, before, traffic })
+        Ok(Begun { plan, before, traffic, writes })
+    }
+
+    fn writes(&self) -> Option<u64> {
+        self.relay.as_ref()?.metric("outpost_downstream_writes_total")
     }
 
     /// Makes changes, and waits until everybody has them.
@@ -367,13 +448,14 @@ impl Rig {
     }
 
     pub fn finish(&mut self, begun: Begun) -> Result<Played, BenchError> {
-        let Begun { plan, before, traffic } = begun;
+        let Begun { plan, before, traffic, writes } = begun;
         let late = self.source.as_mut().map(Part::made).transpose()?.unwrap_or(0);
         let order = Order::Delivered { seq: plan.last(), patience: PATIENCE * 1_000_000 };
         let delivered = all(&mut self.swarms, |_| order.clone())?;
-        now::sleep(std::time::Duration::from_micros(AFTER + self.setting.apply));
+        now::sleep(Duration::from_micros(AFTER + self.setting.apply));
         let after = self.used()?;
-        let now_traffic = self.traffic()?;
+        let traffic = self.traffic()?.since(traffic);
+        let writes = self.writes().zip(writes).map(|(after, before)| after.saturating_sub(before));
         let reports = self.reports(plan.first)?;
         let counts = Counts::join(reports.iter().map(|report| report.counts));
         let trouble = reports.iter().find_map(|report| report.trouble.clone());
@@ -406,11 +488,24 @@ impl Rig {
             wan: cpu(|used| used.wan),
             busy: cpu(|used| used.swarm) as f64 / span as f64,
             memory: after,
-            traffic: Traffic { up: now_traffic.up - traffic.up, down: now_traffic.down - traffic.down, ..now_traffic },
+            traffic,
+            writes,
+            swarms: cpu(|used| used.swarms),
             late,
             stages,
             plan,
         })
+    }
+}
+
+impl Drop for Rig {
+    fn drop(&mut self) {
+        // Whoever is connected through a device leaves before it goes.
+        self.swarms.clear();
+        (self.relay, self.source) = (None, None);
+        if self.setting.tun().is_some() {
+            let _ = self.order_wan(&Order::Empty);
+        }
     }
 }
 
@@ -420,20 +515,50 @@ pub struct Begun {
     plan: Plan,
     before: Used,
     traffic: Traffic,
+    writes: Option<u64>,
+}
+
+impl Setting {
+    /// Sidecars are served by an Outpost that is not ours.
+    fn apart(&self) -> bool {
+        self.mode == Mode::Relay && self.relay.is_some()
+    }
+
+    /// The WAN, where the kernel's own TCP is to cross it.
+    fn tun(&self) -> Option<(Preset, &Rough)> {
+        let crossed = matches!(self.mode, Mode::Direct | Mode::Relay);
+        self.wan.zip(self.tun.as_ref()).filter(|_| crossed)
+    }
+}
+
+/// Emulators before `target`: as many as have sockets enough, which share the bandwidth.
+fn wans(setting: &Setting, target: SocketAddr, listen: SocketAddr) -> Result<Vec<Part>, BenchError> {
+    let count = match setting.mode {
+        Mode::Direct => limits::wans(setting.sidecars),
+        Mode::Relay => 1,
+        Mode::Raw | Mode::H2 | Mode::Tonic => return Ok(Vec::new()),
+    };
+    let Some(preset) = setting.wan else { return Ok(Vec::new()) };
+    let mut link = preset.link(setting.seed);
+    link.bytes_per_second = link.bytes_per_second.map(|all| all / u64::from(count));
+    let spec = Spec::Wan { target, link, stalls: preset.stalls(), listen };
+    (0..count).map(|_| Part::start(&spec)).collect()
+}
+
+/// Higher than any number that a benchmark before this one gave to a change.
+fn base() -> u32 {
+    // Fifty a second since this machine started.
+    (now::micros() / 20_000 % (1 << 30)) as u32
 }
 
 /// Whether every process has descriptors enough.
 fn check(setting: &Setting) -> Result<(), BenchError> {
-    let sidecars = u64::from(setting.sidecars);
     let name = match setting.mode {
-        Mode::Direct if setting.wan.is_some() => {
-            limits::check("the WAN emulator, with two sockets for each sidecar,", sidecars * 2)?;
-            "the control plane"
-        }
         Mode::Direct => "the control plane",
         Mode::Relay => "Outpost",
         Mode::Raw => "the raw sender",
+        Mode::H2 => "the h2 server",
         Mode::Tonic => "the tonic server",
     };
-    Ok(limits::check(name, sidecars)?)
+    Ok(limits::check(name, u64::from(setting.sidecars))?)
 }

@@ -73,7 +73,11 @@ impl Sender {
         frame.put_u8(0);
         frame.put_u32(u32::try_from(message.len()).map_err(|_| RpcError::Frame("longer than 4 GiB"))?);
         frame.put_slice(message);
-        let mut rest = frame.freeze();
+        self.send_framed(frame.freeze()).await
+    }
+
+    /// The same of a message that has its head already; its bytes are not copied.
+    pub async fn send_framed(&mut self, mut rest: Bytes) -> Result<(), RpcError> {
         while !rest.is_empty() {
             self.stream.reserve_capacity(rest.len());
             if self.stream.capacity() == 0 {

@@ -162,7 +162,8 @@ mod tests {
 
     fn message(variant: Variant) -> Bytes {
         let sizes = vec![300, 70_000];
-        let stock = Stock::new(Shape { seed: 1, contents: Contents::Mesh, services: 5, sizes, own: 0, classes: 1 });
+        let stock =
+            Stock::new(Shape { seed: 1, contents: Contents::Mesh, services: 5, sizes, own: 0, classes: 1, base: 0 });
         stock.make(&Change { seq: 0xab_cdef, at: 0, family: Family::Cluster, number: Some(1) });
         let mut out = Writer::default();
         out.string(1, "label");

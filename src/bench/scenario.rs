@@ -3,6 +3,7 @@
 mod crowd;
 mod fanout;
 mod push;
+mod sync;
 mod trouble;
 mod weight;
 
@@ -90,15 +91,15 @@ impl Scenario {
         }
     }
 
-    /// Changes are measured, which only a control plane of ours can make.
-    pub fn changes(self) -> bool {
-        !matches!(self, Self::Join)
-    }
+    /// What these measure is no change, so that a control plane will do that is not ours.
+    pub const OF_ANY_UPSTREAM: [Self; 3] = [Self::Join, Self::Herd, Self::Memory];
 
-    /// Outpost is started in ways of its own, so that one that runs already is of no use.
-    pub fn starts_outpost(self) -> bool {
-        matches!(self, Self::Herd | Self::Groups | Self::Memory | Self::Soak)
-    }
+    /// Those that kill Outpost, or weigh it, or say what its groups are: one that
+    /// runs already is of no use.
+    pub const OF_OWN_RELAY: [Self; 4] = [Self::Herd, Self::Groups, Self::Memory, Self::Soak];
+
+    /// Those that reset the connections of the WAN, which is done in user space only.
+    pub const OF_USER_SPACE: [Self; 2] = [Self::Herd, Self::Groups];
 }
 
 /// A benchmark under way.
@@ -163,7 +164,8 @@ impl<'a> Bench<'a> {
     /// Modes that are asked for, of those that the scenario knows.
     fn modes(&self, known: &[Mode]) -> Vec<Mode> {
         let asked = &self.options.mode;
-        let wanted = |mode: &Mode| if asked.is_empty() { *mode != Mode::Tonic } else { asked.contains(mode) };
+        let by_name = |mode: &Mode| matches!(mode, Mode::Tonic | Mode::H2);
+        let wanted = |mode: &Mode| if asked.is_empty() { !by_name(mode) } else { asked.contains(mode) };
         known.iter().copied().filter(wanted).collect()
     }
 
@@ -175,6 +177,7 @@ impl<'a> Bench<'a> {
             sizes: vec![self.options.bytes],
             own: 0,
             classes: 1,
+            base: 0,
         }
     }
 
@@ -189,6 +192,7 @@ impl<'a> Bench<'a> {
             shared: false,
             tls: None,
             wan: Some(self.options.wan),
+            tun: self.options.rough(),
             seed: self.options.seed,
             apply: self.options.apply * 1000,
             nack_percent: 0,
@@ -204,11 +208,12 @@ impl<'a> Bench<'a> {
         }
     }
 
-    /// Clusters only, one group, no WAN.
+    /// Clusters only, one group. The control plane is near: before Outpost there is
+    /// no WAN, and before sidecars one that hardly delays.
     fn crowd(&self, mode: Mode, sidecars: u32) -> Setting {
         let shape = Shape { services: 10, ..self.shape(Contents::Clusters) };
-        let (asks, shared, wan) = (Asks::Clusters, true, None);
-        Setting { shape, asks, shared, wan, ..self.setting(mode, sidecars) }
+        let wan = (mode == Mode::Direct).then_some(NEAR);
+        Setting { shape, asks: Asks::Clusters, shared: true, wan, tun: None, ..self.setting(mode, sidecars) }
     }
 
     /// Latencies, and what they cost.
@@ -230,42 +235,54 @@ impl<'a> Bench<'a> {
             self.add(place, "server_cpu_per_stream", "us", played.server as f64 / played.outcome.reached.max(1) as f64);
             self.add(place, "server_cpu_per_change", "us", played.server as f64 / changes);
         }
-        if played.traffic.connections > 0 {
-            self.add(place, "wan_down_per_change", "bytes", played.traffic.down as f64 / changes);
-            self.add(place, "wan_up_per_change", "bytes", played.traffic.up as f64 / changes);
-            self.add(place, "wan_connections", "connections", played.traffic.open as f64);
-        }
-        self.memory(place, played);
+        self.traffic(place, played, changes);
+        self.processes(place, played, changes);
         self.note_load(place, played);
     }
 
-    fn memory(&mut self, place: &Place, played: &Played) {
-        let memory = &played.memory;
-        let parts =
-            [("outpost", memory.relay), ("control_plane", memory.source), ("wan", memory.wan), ("swarm", memory.swarm)];
-        for (name, usage) in parts.into_iter().filter(|(_, usage)| usage.memory > 0) {
-            self.add(place, &format!("{name}_rss"), "MiB", usage.memory as f64 / f64::from(1 << 20));
+    /// What crossed the WAN: IP packets where the kernel's TCP crosses it, else what is in them.
+    fn traffic(&mut self, place: &Place, played: &Played, changes: f64) {
+        let traffic = played.traffic;
+        if traffic.connections == 0 {
+            return;
         }
-        self.add(
-            place,
-            "control_plane_cpu_per_change",
-            "us",
-            played.source as f64 / f64::from(played.outcome.changes.max(1)),
-        );
-        if played.memory.wan.cpu > 0 {
-            self.add(place, "wan_cpu_per_change", "us", played.wan as f64 / f64::from(played.outcome.changes.max(1)));
+        let unit = if traffic.packets > 0 { "bytes" } else { "payload bytes" };
+        self.add(place, "wan_down_per_change", unit, traffic.down as f64 / changes);
+        self.add(place, "wan_up_per_change", unit, traffic.up as f64 / changes);
+        self.add(place, "wan_connections", "connections", traffic.open as f64);
+        if traffic.packets > 0 {
+            self.add(place, "wan_packets_lost", "share", traffic.lost as f64 / traffic.packets as f64);
+        }
+    }
+
+    /// What each process used.
+    fn processes(&mut self, place: &Place, played: &Played, changes: f64) {
+        let Played { memory, .. } = played;
+        let processes = [
+            ("outpost", memory.relay, if memory.relay.at > 0 { played.server } else { 0 }),
+            ("control_plane", memory.source, played.source),
+            ("wan", memory.wan, played.wan),
+            ("swarm", memory.swarms, played.swarms),
+        ];
+        for (name, usage, cpu) in processes.into_iter().filter(|(_, usage, _)| usage.at > 0) {
+            self.add(place, &format!("{name}_cpu_per_change"), "us", cpu as f64 / changes);
+            self.add(place, &format!("{name}_rss"), "MiB", usage.memory as f64 / f64::from(1 << 20));
         }
         self.add(place, "swarm_busy", "share", played.busy);
     }
 
     /// Runs that measured the machine more than what runs on it.
     fn note_load(&mut self, place: &Place, played: &Played) {
-        if played.busy > BUSY {
-            let mark = format!("the load generator was busy for {:.0} % of the time", played.busy * 100.0);
-            self.results.mark(place, &mark);
-        }
+        self.note_busy(place, played.busy);
         if played.late > LATE {
             self.results.mark(place, &format!("the control plane was up to {} ms late", played.late / 1000));
+        }
+    }
+
+    fn note_busy(&mut self, place: &Place, busy: f64) {
+        if busy > BUSY {
+            let mark = format!("the load generator was busy for {:.0} % of the time", busy * 100.0);
+            self.results.mark(place, &mark);
         }
     }
 
@@ -292,6 +309,14 @@ fn params(setting: &Setting) -> Params {
     ]);
     if let Some(wan) = setting.wan {
         params.insert("wan".to_owned(), wan.name().into());
+    }
+    if let Some(rough) = setting.tun.as_ref().filter(|_| setting.wan.is_some()) {
+        params.insert("wan_form".to_owned(), "tun".into());
+        let percent = |of: u32| f64::from(of) / 10_000.0;
+        params.insert("loss_percent".to_owned(), percent(rough.lost).into());
+        params.insert("reorder_percent".to_owned(), percent(rough.overtaken).into());
+        let congestion = rough.congestion.as_deref().unwrap_or("of the system");
+        params.insert("congestion".to_owned(), congestion.into());
     }
     params
 }

@@ -45,6 +45,10 @@ pub struct Shape {
     /// Clusters beside these that each class has for itself.
     pub own: u32,
     pub classes: u32,
+    /// The change by which everything became what it is at first: the numbers of
+    /// changes follow it. An Outpost that runs already may hold what another
+    /// benchmark made; all that comes later has higher numbers.
+    pub base: u32,
 }
 
 impl Shape {
@@ -81,7 +85,7 @@ impl Stock {
     pub fn new(shape: Shape) -> Self {
         let all = |family: Family| {
             let count = if family == Family::Cluster { shape.services } else { shape.count(family) };
-            (0..count).map(|number| version(&shape, family, number, 0)).collect()
+            (0..count).map(|number| version(&shape, family, number, shape.base)).collect()
         };
         let state = State { types: Family::ALL.map(all), log: Vec::new() };
         Self { shape, state: RwLock::new(state), revision: watch::Sender::new(0) }
@@ -91,7 +95,7 @@ impl Stock {
         &self.shape
     }
 
-    /// Makes a change. Their numbers begin with 1 and have no gaps.
+    /// Makes a change. Their numbers follow [`Shape::base`] without gaps.
     pub fn make(&self, change: &Change) {
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
         let versions = &mut state.types[change.family as usize];
@@ -232,7 +236,7 @@ mod tests {
 
     fn stock(contents: Contents) -> Stock {
         let sizes = vec![300, 4096, 65_536, 1024];
-        Stock::new(Shape { seed: 3, contents, services: 8, sizes, own: 2, classes: 4 })
+        Stock::new(Shape { seed: 3, contents, services: 8, sizes, own: 2, classes: 4, base: 0 })
     }
 
     fn value(version: &Version) -> bytes::Bytes {

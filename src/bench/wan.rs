@@ -7,7 +7,7 @@
 //! wait for one round trip more, which its handshake would have taken.
 //!
 //! Not modelled: packet loss, slow start and recovery, and the bytes of TCP
-//! and IP headers, which are not counted either.
+//! and IP headers, which are not counted either: [`tun`](super::tun) has them.
 //!
 //! Between the ends stand socket buffers of [`SOCKET_BUFFER`] on each side and
 //! what is in flight: at most [`Link::in_flight`] for each connection and
@@ -98,6 +98,34 @@ pub struct Traffic {
     /// Connections ever relayed, and those relayed now.
     pub connections: u64,
     pub open: u64,
+    /// Packets, and those of them that were lost; the user-space form has none.
+    pub packets: u64,
+    pub lost: u64,
+}
+
+impl Traffic {
+    /// Of several links, or of the same one later.
+    pub fn join(self, other: Self) -> Self {
+        Self {
+            up: self.up + other.up,
+            down: self.down + other.down,
+            connections: self.connections + other.connections,
+            open: self.open + other.open,
+            packets: self.packets + other.packets,
+            lost: self.lost + other.lost,
+        }
+    }
+
+    /// What crossed since `before`; connections as they are.
+    pub fn since(self, before: Self) -> Self {
+        Self {
+            up: self.up - before.up,
+            down: self.down - before.down,
+            packets: self.packets - before.packets,
+            lost: self.lost - before.lost,
+            ..self
+        }
+    }
 }
 
 /// A running link. Dropping it resets its connections.
@@ -201,6 +229,7 @@ impl Wan {
             down: shared.down.bytes.load(Relaxed),
             connections: shared.connections.load(Relaxed),
             open: shared.open.load(Relaxed),
+            ..Traffic::default()
         }
     }
 }
@@ -416,7 +445,7 @@ mod tests {
         assert_eq!(&found, b"abcdef");
         path.far.write_all(b"xyz").await.unwrap();
         until(|| path.wan.traffic().down == 3).await;
-        let Traffic { up, down, connections, open } = path.wan.traffic();
+        let Traffic { up, down, connections, open, .. } = path.wan.traffic();
         assert_eq!((up, down, connections, open), (6, 3, 1, 1));
     }
 

@@ -302,7 +302,7 @@ mod tests {
     use super::*;
 
     fn outcome(mode: Mode) -> Outcome {
-        let start_traffic = Traffic { up: 1000, down: 2_500_000, connections: 2, open: 2 };
+        let start_traffic = Traffic { up: 1000, down: 2_500_000, connections: 2, open: 2, ..Traffic::default() };
         let outage = Outage {
             span: Duration::from_secs(5),
             changes: 50,

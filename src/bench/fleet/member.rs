@@ -71,7 +71,9 @@ impl Member {
 
     fn node(&self, terms: &Terms) -> Bytes {
         let workload = class_name(self.class);
-        let node = sidecar::node(&format!("{workload}-{:05}", self.number), &workload);
+        // An Outpost that runs already knows the nodes of the benchmark before.
+        let run = terms.shape.as_ref().filter(|shape| shape.base > 0).map(|shape| format!("-{}", shape.base));
+        let node = sidecar::node(&format!("{workload}-{:05}{}", self.number, run.unwrap_or_default()), &workload);
         if terms.node_bytes == 0 {
             return node;
         }
@@ -212,7 +214,8 @@ impl Member {
         let next = match (terms.asks, family) {
             (Asks::Mesh, Family::Cluster) => Family::Endpoint,
             (Asks::Mesh, Family::Endpoint) => return vec![self.ask(Family::Listener, None, terms)],
-            (Asks::Mesh, Family::Listener) => Family::Route,
+            // What routes are called says a listener itself, unless it is ours.
+            (Asks::Mesh, Family::Listener) if terms.shape.is_some() => Family::Route,
             _ => {
                 self.complete = true;
                 return Vec::new();

@@ -1,7 +1,7 @@
 //! Who makes the changes: a control plane, and the barest sender there is.
 
 use super::{Hello, Order, PartError, Reply, Talk, anywhere, listen, say, unfit};
-use crate::bench::mesh::Family;
+use crate::bench::mesh::{Family, Version};
 use crate::bench::now;
 use crate::bench::plan::{Change, Plan};
 use crate::bench::plane::Plane;
@@ -19,9 +19,17 @@ use tokio::task::{JoinHandle, LocalSet};
 /// A thread that sleeps is late by less: the rest is waited for awake.
 const AWAKE: u64 = 120;
 
-pub(super) async fn plane(shape: Shape, address: SocketAddr) -> Result<(), PartError> {
+pub(super) async fn plane(shape: Shape, address: SocketAddr, congestion: Option<String>) -> Result<(), PartError> {
     let stock = Arc::new(Stock::new(shape));
-    let plane = Plane::on(listen(address)?, stock.clone())?;
+    let listener = listen(address)?;
+    if let Some(name) = congestion {
+        // What a listener has set, its connections inherit.
+        let set = socket2::SockRef::from(&listener).set_tcp_congestion(name.as_bytes());
+        set.map_err(|error| {
+            PartError::Begin(format!("this kernel's TCP has no congestion control {name:?}: {error}"))
+        })?;
+    }
+    let plane = Plane::on(listener, stock.clone())?;
     let talk = Talk::begin(&Hello { address: plane.address(), admin: None });
     let make = move |change: &Change| stock.make(change);
     follow(talk, Rc::new(make), || plane.streams()).await
@@ -111,19 +119,25 @@ pub(super) async fn raw(shape: Shape) -> Result<(), PartError> {
 }
 
 /// What an Outpost would send of a change, with the head of a gRPC message.
-fn message(stock: &Stock, change: &Change) -> Option<Bytes> {
+pub(super) fn message(stock: &Stock, change: &Change) -> Option<Bytes> {
     let version = stock.get(change.family, change.number?)?;
-    let mut out = Writer::with_capacity(version.resource.len() + 128);
-    out.string(1, &change.seq.to_string());
-    out.bytes(2, &version.resource);
-    out.string(4, Family::type_url(change.family));
-    out.string(5, &change.seq.to_string());
+    Some(framed(change.seq, change.family, &[version]))
+}
+
+/// A delta response with the head of a gRPC message.
+pub(super) fn framed(seq: u32, family: Family, versions: &[Arc<Version>]) -> Bytes {
+    let size: usize = versions.iter().map(|version| version.resource.len() + 8).sum();
+    let mut out = Writer::with_capacity(size + 128);
+    out.string(1, &seq.to_string());
+    versions.iter().for_each(|version| out.bytes(2, &version.resource));
+    out.string(4, family.type_url());
+    out.string(5, &seq.to_string());
     let message = out.finish();
     let mut framed = Writer::with_capacity(message.len() + 5);
     framed.raw(&[0]);
     framed.raw(&(message.len() as u32).to_be_bytes());
     framed.raw(&message);
-    Some(framed.finish())
+    framed.finish()
 }
 
 fn write(sockets: &[Rc<TcpStream>], message: &Bytes) {

@@ -1,6 +1,6 @@
 //! Sidecars that come and go: new ones, all at once, and all the time.
 
-use super::{Bench, Scenario, against_direct, params, with};
+use super::{Bench, Scenario, against_direct, params, sync, with};
 use crate::bench::histogram::Histogram;
 use crate::bench::mesh::Family;
 use crate::bench::now;
@@ -33,12 +33,12 @@ pub(super) fn join(bench: &mut Bench<'_>) -> Result<(), BenchError> {
         logarithmic: true,
         lines: drawn,
     });
-    Ok(())
+    sync::run(bench)
 }
 
 /// How many had everything by when.
 fn join_once(bench: &mut Bench<'_>, mode: Mode, shared: bool) -> Result<Line, BenchError> {
-    let (there, new) = (bench.sidecars(100, 20), bench.sidecars(200, 40));
+    let (there, new) = (bench.sidecars(100, 20), bench.sidecars(120, 40));
     let rate = bench.pick(40, 20);
     let setting = Setting { shared, ..bench.setting(mode, new) };
     let of = |shared: bool| with(params(&Setting { shared, ..setting.clone() }), "rate", rate);
@@ -95,60 +95,76 @@ pub(super) fn herd(bench: &mut Bench<'_>) -> Result<(), BenchError> {
 }
 
 fn herd_once(bench: &mut Bench<'_>, mode: Mode, tls: bool, sidecars: u32) -> Result<(), BenchError> {
-    // Two sockets of the emulator for each sidecar: more than half as many do not fit.
-    let sidecars = if mode == Mode::Direct { sidecars.min(5000) } else { sidecars };
     let mut setting = Setting { keep: true, wan: Some(super::NEAR), rate: 4000, ..bench.crowd(mode, sidecars) };
     setting.shape.services = 100;
+    let direct = params(&setting);
     setting.tls = if tls { Some(bench.certificates()?) } else { None };
-    let place = against_direct(Scenario::Herd, mode, params(&setting));
-    let place = Place { baseline: None, ..place };
-    bench.screen.live(|| format!("  herd · {} · {sidecars} sidecars start", mode.name()));
+    let baseline = (mode != Mode::Direct).then(|| (Mode::Direct.name(), direct));
+    let place = Place { scenario: Scenario::Herd.name(), mode: mode.name(), params: params(&setting), baseline };
+    let what = format!("{}{} · {sidecars} sidecars", mode.name(), if tls { " with TLS" } else { "" });
+    bench.screen.live(|| format!("  herd · {what} start"));
+    let changes = setting.upstream.is_none();
     let mut rig = Rig::build(setting)?;
     rig.join()?;
     let (steady, counts) = (rig.used()?, rig.counts()?);
-    bench.screen.live(|| format!("  herd · {} · all {sidecars} come back", mode.name()));
-    let pattern = Pattern::Single { family: Family::Cluster, number: None, below: 100, every: 0, count: 1 };
-    match mode {
-        Mode::Relay => rig.kill_relay(),
-        _ => rig.order_wan(&Order::Cut(Outage::Reset))?,
+    bench.screen.live(|| format!("  herd · {what} come back"));
+    if mode == Mode::Relay {
+        rig.kill_relay()
+    } else {
+        rig.order_wan(&Order::Cut(Outage::Reset))?
     }
-    let begun = rig.begin(pattern)?;
-    match mode {
-        Mode::Relay => rig.revive_relay()?,
-        _ => rig.order_wan(&Order::Heal)?,
-    }
-    let played = rig.finish(begun)?;
-    let latencies = played.latencies();
-    for (name, q) in [("p50", 0.5), ("p99", 0.99), ("last", 1.0)] {
-        let time = latencies.quantile(q).unwrap_or_default();
-        bench.add(&place, &format!("in_sync_{name}"), "ms", time.as_secs_f64() * 1000.0);
-    }
+    let last = match changes {
+        true => with_a_change(bench, &mut rig, &place)?,
+        false => {
+            let begin = Instant::now();
+            restore(&mut rig)?;
+            rig.come_back(sidecars, counts.lost)?;
+            begin.elapsed()
+        }
+    };
+    bench.add(&place, "in_sync_last", "ms", last.as_secs_f64() * 1000.0);
     let again = rig.counts()?;
     let each = |of: u64, before: u64| (of.saturating_sub(before)) as f64 / f64::from(sidecars);
-    // One of them is the change.
-    bench.add(&place, "resources_sent_again", "resources", each(again.resources, counts.resources) - 1.0);
+    let change = f64::from(u8::from(changes));
+    bench.add(&place, "resources_sent_again", "resources", each(again.resources, counts.resources) - change);
     bench.add(&place, "bytes_sent_again", "bytes", each(again.bytes, counts.bytes));
     bench.add(&place, "streams_lost", "streams", each(again.lost, counts.lost));
+    let used = rig.used()?;
     if mode == Mode::Relay {
         bench.add(&place, "outpost_rss_steady", "MiB", steady.relay.memory as f64 / MIB);
-        bench.add(&place, "outpost_rss_peak", "MiB", played.memory.relay.peak as f64 / MIB);
-        // It began anew, so that its CPU is all of the herd.
-        bench.add(&place, "server_cpu_per_stream", "us", played.memory.relay.cpu as f64 / f64::from(sidecars));
+        bench.add(&place, "outpost_rss_peak", "MiB", used.relay.peak as f64 / MIB);
     }
-    bench.note_load(&place, &played);
-    bench.screen.line(&format!(
-        "  herd · {}{} · {sidecars} sidecars: in sync after {:.2} s, p50 {:.2} s",
-        mode.name(),
-        if tls { " with TLS" } else { "" },
-        latencies.max().as_secs_f64(),
-        latencies.quantile(0.5).unwrap_or_default().as_secs_f64()
-    ));
+    // Outpost began anew, so that its CPU is all of the herd.
+    let cpu = if mode == Mode::Relay { used.relay.cpu } else { used.source.cpu.saturating_sub(steady.source.cpu) };
+    if cpu > 0 {
+        bench.add(&place, "server_cpu_per_stream", "us", cpu as f64 / f64::from(sidecars));
+    }
+    bench.screen.line(&format!("  herd · {what}: in sync after {:.2} s", last.as_secs_f64()));
     Ok(())
+}
+
+/// What they come back to is there again.
+fn restore(rig: &mut Rig) -> Result<(), BenchError> {
+    if rig.setting.mode == Mode::Relay { rig.revive_relay() } else { rig.order_wan(&Order::Heal) }
+}
+
+/// A change is made while nobody is there to hear it; until everybody has it.
+fn with_a_change(bench: &mut Bench<'_>, rig: &mut Rig, place: &Place) -> Result<Duration, BenchError> {
+    let begun = rig.begin(Pattern::Single { family: Family::Cluster, number: None, below: 100, every: 0, count: 1 })?;
+    restore(rig)?;
+    let played = rig.finish(begun)?;
+    let latencies = played.latencies();
+    for (name, q) in [("p50", 0.5), ("p99", 0.99)] {
+        let time = latencies.quantile(q).unwrap_or_default();
+        bench.add(place, &format!("in_sync_{name}"), "ms", time.as_secs_f64() * 1000.0);
+    }
+    bench.note_load(place, &played);
+    Ok(latencies.max())
 }
 
 /// A share of the sidecars comes and leaves, time and again, while changes go on for the others.
 pub(super) fn churn(bench: &mut Bench<'_>) -> Result<(), BenchError> {
-    let sidecars = bench.sidecars(200, 60);
+    let sidecars = bench.sidecars(120, 60);
     for _ in 0..bench.repeats() {
         for share in [0, 25, 50] {
             for mode in bench.modes(&MODES) {
@@ -167,7 +183,7 @@ fn churn_once(bench: &mut Bench<'_>, mode: Mode, sidecars: u32, share: u32) -> R
     let mut rig = Rig::build(setting)?;
     rig.join_more(sidecars - leaving)?;
     // Each round takes two seconds, in which there are twenty changes.
-    let (rounds, every) = (bench.pick(2, 1), 100_000);
+    let (rounds, every) = (1, 100_000);
     let count = rounds * 20;
     let below = bench.options.services;
     let begun = rig.begin(Pattern::Single { family: Family::Endpoint, number: None, below, every, count })?;

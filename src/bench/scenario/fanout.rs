@@ -63,7 +63,7 @@ pub(super) fn run(bench: &mut Bench<'_>) -> Result<(), BenchError> {
 fn start(bench: &mut Bench<'_>, sidecars: u32) -> Result<Vec<Runner>, BenchError> {
     let mut runners = Vec::new();
     // The limit is always measured beside.
-    let mut modes = bench.modes(&[Mode::Relay, Mode::Tonic]);
+    let mut modes = bench.modes(&[Mode::Relay, Mode::H2, Mode::Tonic]);
     modes.push(Mode::Raw);
     for mode in modes {
         // One that runs already has no certificate of ours.
@@ -88,6 +88,8 @@ fn name(runner: &Runner) -> String {
 #[derive(Debug, Default)]
 struct Sum {
     server: u64,
+    swarms: u64,
+    writes: Option<u64>,
     reached: u64,
     last: Vec<f64>,
     busy: Vec<f64>,
@@ -104,7 +106,7 @@ fn take_turns(
     repeat: u32,
     scaling: &mut Vec<Line>,
 ) -> Result<(), BenchError> {
-    let pushes = bench.pick(10, 5);
+    let pushes = bench.pick(6, 5);
     let mut sums: Vec<Sum> = runners.iter().map(|_| Sum::default()).collect();
     for push in 0..pushes {
         for (runner, sum) in runners.iter_mut().zip(&mut sums) {
@@ -115,6 +117,8 @@ fn take_turns(
             let played =
                 runner.rig.play(Pattern::Single { family: Family::Cluster, number, below: 1, every: 0, count: 1 })?;
             sum.server += played.server;
+            sum.swarms += played.swarms;
+            sum.writes = played.writes.map(|writes| sum.writes.unwrap_or(0) + writes);
             sum.reached += played.outcome.reached;
             sum.last.extend(played.outcome.last.iter().map(|micros| *micros as f64 / 1000.0));
             sum.busy.push(played.busy);
@@ -167,6 +171,10 @@ fn record(bench: &mut Bench<'_>, runner: &Runner, sum: &Sum, at: usize, standing
     let last = median(&sum.last).unwrap_or(0.0);
     if sum.played.as_ref().is_some_and(|played| played.seen) {
         bench.add(&place, "server_cpu_per_stream", "us", cpu);
+    }
+    bench.add(&place, "swarm_cpu_per_stream", "us", sum.swarms as f64 / sum.reached.max(1) as f64);
+    if let Some(writes) = sum.writes {
+        bench.add(&place, "writes_per_push", "writes", writes as f64 / sum.reached.max(1) as f64);
     }
     bench.add(&place, "last_sidecar", "ms", last);
     let latencies = Histogram::of(&sum.curve);

@@ -8,7 +8,7 @@ use crate::bench::part::Order;
 use crate::bench::plan::Pattern;
 use crate::bench::process::BenchError;
 use crate::bench::results::Place;
-use crate::bench::rig::{Mode, Rig, Setting};
+use crate::bench::rig::{Mode, Rig, Setting, Used};
 use crate::bench::wan::Outage;
 use std::time::{Duration, Instant};
 
@@ -44,36 +44,62 @@ fn with_and_without(
     percent: u32,
     adapt: impl Fn(Setting, u32) -> Setting,
 ) -> Result<(), BenchError> {
-    let sidecars = bench.sidecars(1000, 300);
+    // Groups of their own start at 50 a second.
+    let sidecars = bench.sidecars(1000, if scenario == Scenario::Nack { 100 } else { 300 });
     for _ in 0..bench.repeats() {
         for percent in [0, percent] {
-            let mut setting = adapt(bench.crowd(Mode::Relay, sidecars), percent);
-            setting.shape.sizes = vec![4096];
-            let without = with(params(&setting), name, 0);
-            let baseline = (percent > 0).then(|| (Mode::Relay.name(), without));
-            let params = with(params(&setting), name, percent);
-            let place = Place { scenario: scenario.name(), mode: Mode::Relay.name(), params, baseline };
-            bench.screen.live(|| format!("  {} · {percent} % of {sidecars} sidecars", scenario.name()));
-            let mut rig = Rig::build(setting)?;
-            rig.join()?;
-            // What comes first is not what is compared.
-            rig.play(changes(10))?;
-            let before = rig.used()?.relay.memory;
-            rig.order_swarms(&Order::Slow { rate: Some(0) })?;
-            let played = rig.play(changes(bench.pick(100, 50)))?;
-            bench.record(&place, &played);
-            let grown = played.memory.relay.memory as f64 - before as f64;
-            bench.add(&place, "outpost_rss_growth", "MiB", grown / MIB);
-            let rejected = played.counts.nacks as f64 / f64::from(played.outcome.changes);
-            bench.add(&place, "nacks_per_change", "nacks", rejected);
-            bench.screen.line(&format!(
-                "  {} · {percent} %: p99 of the others {:.2} ms, Outpost's memory {:+.1} MiB",
-                scenario.name(),
-                played.latencies().quantile(0.99).unwrap_or_default().as_secs_f64() * 1000.0,
-                grown / MIB
-            ));
+            for mode in bench.modes(&[Mode::Direct, Mode::Relay]) {
+                let mut setting = adapt(bench.crowd(mode, sidecars), percent);
+                setting.shape.sizes = vec![4096];
+                let without = with(params(&setting), name, 0);
+                let baseline = (percent > 0).then(|| (mode.name(), without));
+                let params = with(params(&setting), name, percent);
+                let place = Place { scenario: scenario.name(), mode: mode.name(), params, baseline };
+                beside(bench, scenario, percent, setting, &place)?;
+            }
         }
     }
+    Ok(())
+}
+
+/// What those notice who make no trouble.
+fn beside(
+    bench: &mut Bench<'_>,
+    scenario: Scenario,
+    percent: u32,
+    setting: Setting,
+    place: &Place,
+) -> Result<(), BenchError> {
+    let (mode, sidecars) = (setting.mode, setting.sidecars);
+    bench.screen.live(|| format!("  {} · {} · {percent} % of {sidecars} sidecars", scenario.name(), mode.name()));
+    let mut rig = Rig::build(setting)?;
+    rig.join()?;
+    // What comes first is not what is compared.
+    rig.play(changes(10))?;
+    let of = |used: &Used| if mode == Mode::Relay { used.relay } else { used.source };
+    let before = of(&rig.used()?).memory;
+    rig.order_swarms(&Order::Slow { rate: Some(0) })?;
+    let played = rig.play(changes(bench.pick(50, 30)))?;
+    bench.record(place, &played);
+    let grown = of(&played.memory).memory as f64 - before as f64;
+    // Of a server that is not ours nothing is known.
+    if played.seen {
+        bench.add(
+            place,
+            if mode == Mode::Relay { "outpost_rss_growth" } else { "server_rss_growth" },
+            "MiB",
+            grown / MIB,
+        );
+    }
+    let rejected = played.counts.nacks as f64 / f64::from(played.outcome.changes);
+    bench.add(place, "nacks_per_change", "nacks", rejected);
+    bench.screen.line(&format!(
+        "  {} · {} · {percent} %: p99 of the others {:.2} ms, memory of what serves them {:+.1} MiB",
+        scenario.name(),
+        mode.name(),
+        played.latencies().quantile(0.99).unwrap_or_default().as_secs_f64() * 1000.0,
+        grown / MIB
+    ));
     Ok(())
 }
 

@@ -7,7 +7,7 @@ use crate::bench::part::Order;
 use crate::bench::plan::Pattern;
 use crate::bench::process::BenchError;
 use crate::bench::results::Place;
-use crate::bench::rig::{Mode, Played, Rig, Setting};
+use crate::bench::rig::{Mode, Played, Rig, Setting, Used};
 use crate::bench::stock::Contents;
 use crate::bench::wan::Outage;
 
@@ -18,15 +18,28 @@ const CLASSES: u32 = 100;
 /// The same change to sidecars of one group, of a group each with equal
 /// content, and of a group each that differ.
 pub(super) fn groups(bench: &mut Bench<'_>) -> Result<(), BenchError> {
-    let sidecars = bench.sidecars(1000, 200);
+    let sidecars = bench.sidecars(1000, 100);
     for _ in 0..bench.repeats() {
+        for own in [0, 1] {
+            if bench.modes(&[Mode::Direct]).is_empty() {
+                continue;
+            }
+            let setting = of_groups(bench, Mode::Direct, sidecars, false, own);
+            let params = with(params(&setting), "own_resources", own);
+            let place = Place { scenario: Scenario::Groups.name(), mode: Mode::Direct.name(), params, baseline: None };
+            let played = change_one(bench, &mut Rig::build(setting)?)?;
+            bench.record(&place, &played);
+            bench.screen.line(&format!(
+                "  groups · direct, {own} resources of its own: {:.0} us of CPU a change and sidecar",
+                per_stream(&played)
+            ));
+        }
+        if bench.modes(&[Mode::Relay]).is_empty() {
+            continue;
+        }
         let mut one_group = None;
         for (shared, own) in [(true, 0), (false, 0), (false, 1)] {
-            let mut setting = Setting { shared, wan: Some(super::NEAR), ..bench.crowd(Mode::Relay, sidecars) };
-            (setting.shape.services, setting.shape.own) = (1000, own);
-            setting.shape.sizes = vec![4096, 300];
-            setting.shape.classes = if own > 0 { sidecars } else { 1 };
-            setting.rate = 500;
+            let setting = of_groups(bench, Mode::Relay, sidecars, shared, own);
             let place_of = |setting: &Setting, own: u32| with(params(setting), "own_resources", own);
             let alone = place_of(&Setting { shared: true, ..setting.clone() }, 0);
             let baseline = (!shared).then(|| (Mode::Relay.name(), alone));
@@ -39,15 +52,7 @@ pub(super) fn groups(bench: &mut Bench<'_>) -> Result<(), BenchError> {
             };
             bench.screen.live(|| format!("  groups · {what} · {sidecars} sidecars start"));
             let mut rig = Rig::build(setting)?;
-            rig.join()?;
-            let pattern = Pattern::Single {
-                family: Family::Cluster,
-                number: Some(0),
-                below: 1,
-                every: 300_000,
-                count: bench.pick(20, 8),
-            };
-            let played = rig.play(pattern)?;
+            let played = change_one(bench, &mut rig)?;
             bench.record(&place, &played);
             let memory = played.memory.relay.memory as f64;
             match one_group {
@@ -60,7 +65,23 @@ pub(super) fn groups(bench: &mut Bench<'_>) -> Result<(), BenchError> {
             }
         }
     }
-    resources(bench)
+    if bench.modes(&[Mode::Relay]).is_empty() { Ok(()) } else { resources(bench) }
+}
+
+/// A thousand clusters, of which one changes.
+fn of_groups(bench: &Bench<'_>, mode: Mode, sidecars: u32, shared: bool, own: u32) -> Setting {
+    let mut setting = Setting { shared, wan: Some(super::NEAR), rate: 500, ..bench.crowd(mode, sidecars) };
+    (setting.shape.services, setting.shape.own) = (1000, own);
+    setting.shape.sizes = vec![4096, 300];
+    setting.shape.classes = if own > 0 { sidecars } else { 1 };
+    setting
+}
+
+/// Everybody joins, then it changes time and again.
+fn change_one(bench: &Bench<'_>, rig: &mut Rig) -> Result<Played, BenchError> {
+    rig.join()?;
+    let count = bench.pick(20, 6);
+    rig.play(Pattern::Single { family: Family::Cluster, number: Some(0), below: 1, every: 300_000, count })
 }
 
 /// The WAN is cut and back: when has every group a change that was made meanwhile?
@@ -125,30 +146,35 @@ fn per_stream(played: &Played) -> f64 {
 /// Endpoints by name: one service that all want, others that a hundredth wants.
 pub(super) fn interest(bench: &mut Bench<'_>) -> Result<(), BenchError> {
     let sidecars = bench.sidecars(10_000, 1000);
-    let mut setting = Setting { asks: Asks::Endpoints, ..bench.crowd(Mode::Relay, sidecars) };
-    setting.shape.contents = Contents::Mesh;
-    setting.shape.services = CLASSES * 10;
-    setting.shape.sizes = vec![1024];
-    setting.shape.classes = CLASSES;
-    setting.rate = 4000;
-    bench.screen.live(|| format!("  interest · {sidecars} sidecars start"));
-    let base = params(&setting);
-    let mut rig = Rig::build(setting)?;
-    rig.join()?;
+    let mut rigs = Vec::new();
+    for mode in bench.modes(&[Mode::Direct, Mode::Relay]) {
+        let mut setting = Setting { asks: Asks::Endpoints, rate: 4000, ..bench.crowd(mode, sidecars) };
+        setting.shape.contents = Contents::Mesh;
+        setting.shape.services = CLASSES * 10;
+        setting.shape.sizes = vec![1024];
+        setting.shape.classes = CLASSES;
+        bench.screen.live(|| format!("  interest · {} · {sidecars} sidecars start", mode.name()));
+        let mut rig = Rig::build(setting)?;
+        rig.join()?;
+        rigs.push(rig);
+    }
     for _ in 0..bench.repeats() {
         for (wanted, number) in [(100, 0), (1, 7)] {
-            let baseline = (wanted < 100).then(|| (Mode::Relay.name(), with(base.clone(), "wanted_by_percent", 100)));
-            let params = with(base.clone(), "wanted_by_percent", wanted);
-            let place = Place { scenario: Scenario::Interest.name(), mode: Mode::Relay.name(), params, baseline };
-            let count = bench.pick(20, 10);
-            let pattern =
-                Pattern::Single { family: Family::Endpoint, number: Some(number), below: 1, every: 300_000, count };
-            let played = rig.play(pattern)?;
-            bench.record(&place, &played);
-            bench.screen.line(&format!(
-                "  interest · wanted by {wanted} %: {:.0} us of CPU a change",
-                played.server as f64 / f64::from(count)
-            ));
+            for rig in &mut rigs {
+                let (mode, base) = (rig.setting.mode.name(), params(&rig.setting));
+                let baseline = (wanted < 100).then(|| (mode, with(base.clone(), "wanted_by_percent", 100)));
+                let params = with(base, "wanted_by_percent", wanted);
+                let place = Place { scenario: Scenario::Interest.name(), mode, params, baseline };
+                let count = bench.pick(20, 10);
+                let pattern =
+                    Pattern::Single { family: Family::Endpoint, number: Some(number), below: 1, every: 300_000, count };
+                let played = rig.play(pattern)?;
+                bench.record(&place, &played);
+                bench.screen.line(&format!(
+                    "  interest · {mode} · wanted by {wanted} %: {:.0} us of CPU a change",
+                    played.server as f64 / f64::from(count)
+                ));
+            }
         }
     }
     Ok(())
@@ -191,44 +217,66 @@ fn by_name(setting: &mut Setting, classes: u32) {
 /// Resident memory for each idle stream: after connecting, after 20 pushes of
 /// the first resource, after 3 of the second.
 pub(super) fn memory(bench: &mut Bench<'_>) -> Result<(), BenchError> {
-    let sidecars = bench.sidecars(10_000, 500);
+    let sidecars = bench.sidecars(10_000, 300);
     for _ in 0..bench.repeats() {
+        let mut wildcard = None;
         for load in &LOADS {
-            let mut setting = Setting { rate: bench.pick(1500, 1500), ..bench.crowd(Mode::Relay, sidecars) };
-            setting.shape.sizes = vec![4096, 65_536, 300];
-            setting.tls = if load.tls { Some(bench.certificates()?) } else { None };
-            (load.adapt)(&mut setting);
-            bench.screen.live(|| format!("  memory · {} · {sidecars} sidecars start", load.what));
-            weigh(bench, load, setting)?;
+            for mode in bench.modes(&[Mode::Direct, Mode::Relay]) {
+                let mut setting = Setting { rate: 1500, wan: None, ..bench.crowd(mode, sidecars) };
+                setting.shape.sizes = vec![4096, 65_536, 300];
+                setting.tls = if load.tls { Some(bench.certificates()?) } else { None };
+                (load.adapt)(&mut setting);
+                // The stand-in has no TLS, and content that is not ours has no names we know.
+                let foreign = setting.upstream.is_some();
+                let unseen = mode == Mode::Direct && (load.tls || foreign);
+                if unseen || foreign && setting.asks == Asks::Endpoints {
+                    continue;
+                }
+                bench.screen.live(|| format!("  memory · {} · {} · {sidecars} sidecars start", mode.name(), load.what));
+                weigh(bench, load, setting, &mut wildcard)?;
+            }
         }
     }
     Ok(())
 }
 
-fn weigh(bench: &mut Bench<'_>, load: &Load, setting: Setting) -> Result<(), BenchError> {
-    let (sidecars, by_name) = (setting.sidecars, setting.asks == Asks::Endpoints);
+/// `wildcard`: what a stream of Outpost's weighs that asks for no names.
+fn weigh(bench: &mut Bench<'_>, load: &Load, setting: Setting, wildcard: &mut Option<f64>) -> Result<(), BenchError> {
+    let (mode, sidecars, by_name) = (setting.mode, setting.sidecars, setting.asks == Asks::Endpoints);
+    let changes = setting.upstream.is_none();
     let base = with(params(&setting), "load", load.what);
     let family = if by_name { Family::Endpoint } else { Family::Cluster };
+    // Who comes first brings what all have in common: content, and each set's first answer.
+    let first = if setting.shape.classes <= 50 { setting.shape.classes } else { 1 };
     let mut rig = Rig::build(setting)?;
-    let idle = rig.used()?.relay.memory;
+    let resident = |used: Used| if mode == Mode::Relay { used.relay.memory } else { used.source.memory };
+    rig.join_more(first)?;
+    let idle = resident(rig.used()?);
     rig.join()?;
     let mut shown = Vec::new();
     for (after, number, pushes) in [("connect", 0, 0), ("20 pushes", 0, 20), ("3 pushes of 64 KiB", 1, 3)] {
-        // By name, all want the first only.
-        if by_name && number > 0 {
+        // By name, all want the first only; and who makes no changes pushes nothing.
+        if by_name && number > 0 || pushes > 0 && !changes {
             continue;
         }
         if pushes > 0 {
             let number = Some(number);
-            rig.play(Pattern::Single { family, number, below: 1, every: 200_000, count: pushes })?;
+            let every = bench.pick(200_000, 40_000);
+            rig.play(Pattern::Single { family, number, below: 1, every, count: pushes })?;
         }
-        let each = (rig.used()?.relay.memory as f64 - idle as f64) / f64::from(sidecars) / KIB;
+        let each = (resident(rig.used()?) as f64 - idle as f64) / f64::from(sidecars) / KIB;
         let params = with(base.clone(), "after", after);
-        let place = Place { scenario: Scenario::Memory.name(), mode: Mode::Relay.name(), params, baseline: None };
+        let place = Place { scenario: Scenario::Memory.name(), mode: mode.name(), params, baseline: None };
         bench.add(&place, "rss_per_stream", "KiB", each);
+        if mode == Mode::Relay && pushes == 0 {
+            let wildcard = wildcard.get_or_insert(each);
+            if by_name {
+                bench.add(&place, "rss_above_wildcard", "KiB", each - *wildcard);
+            }
+        }
         shown.push(format!("{each:.1} KiB after {after}"));
     }
     let tls = if load.tls { " with TLS" } else { "" };
-    bench.screen.line(&format!("  memory · {}{tls}: {}", load.what, shown.join(", ")));
+    bench.screen.line(&format!("  memory · {} · {}{tls}: {}", mode.name(), load.what, shown.join(", ")));
     Ok(())
 }
