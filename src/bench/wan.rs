@@ -9,8 +9,8 @@
 //! Not modelled: packet loss, slow start and recovery, and the bytes of TCP
 //! and IP headers, which are not counted either: [`tun`](super::tun) has them.
 //!
-//! Between the ends stand socket buffers of [`SOCKET_BUFFER`] on each side and
-//! what is in flight: at most [`Link::in_flight`] for each connection and
+//! Between the ends stand socket buffers, of [`SOCKET_BUFFER`] to send and
+//! [`RECEIVE_BUFFER`] to read on each side, and what is in flight: at most [`Link::in_flight`] for each connection and
 //! direction.
 
 use crate::clock::Clock;
@@ -31,8 +31,13 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-/// What the kernel may hold on each side of the relay, and one read of it.
+/// What the kernel may hold to be sent on each side of the relay, and one read of it.
 pub const SOCKET_BUFFER: usize = 16 << 10;
+
+/// … and what it may hold to be read. It counts each packet with all that it takes
+/// beside its bytes, and drops what it has no place for: a burst on one connection
+/// then waits 200 ms for its sender to notice, which is no property of the WAN.
+const RECEIVE_BUFFER: usize = 64 << 10;
 
 /// Connections that wait to be accepted.
 const BACKLOG: u32 = 4096;
@@ -237,7 +242,7 @@ impl Wan {
 /// What a listener has set, its connections inherit.
 fn limit_buffers(socket: &socket2::SockRef<'_>) -> io::Result<()> {
     socket.set_tcp_mss(SEGMENT)?;
-    socket.set_recv_buffer_size(SOCKET_BUFFER)?;
+    socket.set_recv_buffer_size(RECEIVE_BUFFER)?;
     socket.set_send_buffer_size(SOCKET_BUFFER)
 }
 
