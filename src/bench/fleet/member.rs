@@ -152,7 +152,9 @@ impl Member {
         let family = std::str::from_utf8(head.type_url).ok().and_then(Family::of).ok_or(ScanError)?;
         let rejects = self.rejects(terms);
         let held = &mut self.types[family as usize];
-        head.resources(terms.variant.into(), |piece| held.take(piece, terms.keep))?;
+        // What follows these asks for their names.
+        let collect = terms.asks == Asks::Mesh && matches!(family, Family::Cluster | Family::Listener);
+        head.resources(terms.variant.into(), |piece| held.take(piece, collect, terms.keep))?;
         held.received += head.resources;
         if Variant::from(terms.variant) == Variant::Sotw {
             held.label = head.label.into();
@@ -185,7 +187,7 @@ impl Member {
         let family = std::str::from_utf8(head.type_url).ok().and_then(Family::of).ok_or(ScanError)?;
         let held = &mut self.types[family as usize];
         held.synced = true;
-        head.resources(Variant::Delta, |piece| held.take(piece, false))?;
+        head.resources(Variant::Delta, |piece| held.take(piece, false, false))?;
         shared.tally.counts.responses += 1;
         shared.tally.counts.resources += u64::from(head.resources);
         self.advance(family, now, terms, &mut shared.tally);
@@ -265,15 +267,15 @@ pub(super) struct Answers {
 }
 
 impl Held {
-    fn take(&mut self, piece: Piece<'_>, keep: bool) {
+    fn take(&mut self, piece: Piece<'_>, collect: bool, keep: bool) {
         let seq = piece.seq.unwrap_or(0);
         if seq & OWN == 0 && seq > self.current {
             (self.current, self.seen) = (seq, 1);
         } else if seq & OWN == 0 {
             self.seen += u32::from(seq == self.current);
         }
-        let mut names = Writer::default();
-        if !self.synced && seq & OWN == 0 {
+        if collect && !self.synced && seq & OWN == 0 {
+            let mut names = Writer::default();
             names.bytes(NAMES, piece.name);
             self.collected.extend_from_slice(&names.finish());
         }

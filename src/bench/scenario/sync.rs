@@ -14,7 +14,7 @@ pub(super) fn run(bench: &mut Bench<'_>) -> Result<(), BenchError> {
     if bench.options.upstream.is_some() {
         return of_another(bench);
     }
-    let cases = [(bench.sidecars(10_000, 1000), 10), (bench.sidecars(1000, 100), 10_000)];
+    let cases = [(bench.sidecars(10_000, 1000), 10), (bench.sidecars(500, 100), 10_000)];
     for _ in 0..bench.repeats() {
         for (sidecars, resources) in cases {
             // What it is compared with is always measured beside.
