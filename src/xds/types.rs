@@ -85,27 +85,31 @@ const DEBUG: &str = "istio.io/debug/";
 static ANY_DEBUG: Row = row("", "debug", Kind::Debug, OTHER_RANK, false);
 static UNLISTED: Row = row("", "other", Kind::Other, OTHER_RANK, false);
 
-/// One xDS resource type. Cheap to clone; equal where the text is equal.
+/// One xDS resource type. Cheap to clone; equal where the text is equal. A listed
+/// one is its row: to read, clone and compare it costs no memory.
 #[derive(Clone)]
 pub struct TypeUrl {
-    url: Arc<str>,
     row: &'static Row,
+    /// The text of one that is not listed.
+    unlisted: Option<Arc<str>>,
 }
 
 impl TypeUrl {
     pub fn new(url: &str) -> Self {
-        let listed = TABLE.iter().find(|row| row.url == url);
-        let row = listed.unwrap_or(if url.starts_with(DEBUG) { &ANY_DEBUG } else { &UNLISTED });
-        Self { url: url.into(), row }
+        if let Some(row) = TABLE.iter().find(|row| row.url == url) {
+            return Self { row, unlisted: None };
+        }
+        let row = if url.starts_with(DEBUG) { &ANY_DEBUG } else { &UNLISTED };
+        Self { row, unlisted: Some(url.into()) }
     }
 
     /// The type that operators call `short`: `cds`, `eds`, `nds`, …
     pub fn from_short(short: &str) -> Option<Self> {
-        TABLE.iter().find(|row| row.short.eq_ignore_ascii_case(short)).map(|row| Self { url: row.url.into(), row })
+        TABLE.iter().find(|row| row.short.eq_ignore_ascii_case(short)).map(|row| Self { row, unlisted: None })
     }
 
     pub fn as_str(&self) -> &str {
-        &self.url
+        self.unlisted.as_deref().unwrap_or(self.row.url)
     }
 
     /// A name from a closed set, fit for metric labels: `cds`, …, `other`.
@@ -132,7 +136,7 @@ impl TypeUrl {
 
     /// An empty first subscription means `*` (C-056, C-057).
     pub fn legacy_wildcard(&self) -> bool {
-        self.row.legacy_wildcard && !(self.url.contains("istio") && breaks::on("C-190"))
+        self.row.legacy_wildcard && !(self.as_str().contains("istio") && breaks::on("C-190"))
     }
 
     /// Removals of these wait for the settle window (C-105).
@@ -154,7 +158,7 @@ impl TypeUrl {
 
 impl PartialEq for TypeUrl {
     fn eq(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.url, &other.url) || self.url == other.url
+        std::ptr::eq(self.row, other.row) && self.unlisted == other.unlisted
     }
 }
 
@@ -162,7 +166,7 @@ impl Eq for TypeUrl {}
 
 impl Hash for TypeUrl {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        self.url.hash(state);
+        self.as_str().hash(state);
     }
 }
 
@@ -175,18 +179,21 @@ impl PartialOrd for TypeUrl {
 /// By rank first, so that a sorted map is in writing order.
 impl Ord for TypeUrl {
     fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        self.rank().cmp(&other.rank()).then_with(|| self.url.cmp(&other.url))
+        if self == other {
+            return std::cmp::Ordering::Equal;
+        }
+        self.rank().cmp(&other.rank()).then_with(|| self.as_str().cmp(other.as_str()))
     }
 }
 
 impl fmt::Debug for TypeUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.row.kind == Kind::Other { &self.url } else { self.row.short })
+        f.write_str(if self.row.kind == Kind::Other { self.as_str() } else { self.row.short })
     }
 }
 
 impl fmt::Display for TypeUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.url)
+        f.write_str(self.as_str())
     }
 }
