@@ -1,6 +1,8 @@
 //! The one place that reads the clock, so that a test can hold it.
 
 use crate::xds::Moment;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::watch;
 
@@ -74,5 +76,74 @@ impl Clock {
             Some(deadline) => self.sleep_until(deadline).await,
             None => std::future::pending().await,
         }
+    }
+}
+
+/// Waits for a deadline that moves often. A timer is set where the deadline is
+/// earlier than that of the one that stands; else that one goes off first and is
+/// set anew.
+pub struct Alarm {
+    clock: Clock,
+    deadline: Option<Moment>,
+    timer: Option<(Moment, Pin<Box<dyn Future<Output = ()> + Send>>)>,
+}
+
+impl Alarm {
+    pub fn new(clock: Clock) -> Self {
+        Self { clock, deadline: None, timer: None }
+    }
+
+    /// `true`: it is to be polled, for the timer that stands is too late.
+    pub fn set(&mut self, deadline: Option<Moment>) -> bool {
+        self.deadline = deadline;
+        let stands = self.timer.as_ref().map(|(at, _)| *at);
+        deadline.is_some_and(|deadline| stands.is_none_or(|at| deadline < at))
+    }
+
+    /// Ready from the deadline on.
+    pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            let deadline = self.deadline;
+            self.timer.take_if(|(at, _)| deadline.is_some_and(|deadline| deadline < *at));
+            if let Some((at, timer)) = &mut self.timer {
+                ready!(timer.as_mut().poll(cx));
+                let reached = *at;
+                self.timer = None;
+                if deadline.is_some_and(|deadline| deadline <= reached) {
+                    return Poll::Ready(());
+                }
+            }
+            let Some(deadline) = deadline else { return Poll::Pending };
+            let clock = self.clock.clone();
+            self.timer = Some((deadline, Box::pin(async move { clock.sleep_until(deadline).await })));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::FutureExt;
+    use std::future::poll_fn;
+
+    #[tokio::test]
+    async fn an_alarm_follows_its_deadline() {
+        let clock = Clock::manual();
+        let at = |seconds| Some(Moment::from_start(Duration::from_secs(seconds)));
+        let mut alarm = Alarm::new(clock.clone());
+        let rings = |alarm: &mut Alarm| poll_fn(|cx| alarm.poll(cx)).now_or_never().is_some();
+        assert!(!alarm.set(None) && !rings(&mut alarm));
+        assert!(alarm.set(at(5)) && !rings(&mut alarm));
+        assert!(!alarm.set(at(10)), "the one for 5 goes off first");
+        clock.advance(Duration::from_secs(6));
+        assert!(!rings(&mut alarm), "and is set anew");
+        assert!(alarm.set(at(8)) && !rings(&mut alarm));
+        clock.advance(Duration::from_secs(2));
+        assert!(rings(&mut alarm));
+        assert!(alarm.set(at(8)) && rings(&mut alarm), "it has passed");
+        assert!(alarm.set(at(9)) && !rings(&mut alarm));
+        assert!(!alarm.set(None));
+        clock.advance(Duration::from_secs(2));
+        assert!(!rings(&mut alarm) && alarm.set(at(12)), "the one for 9 went off for nobody");
     }
 }

@@ -70,6 +70,7 @@
 
 pub mod admin;
 pub mod app;
+pub mod bell;
 pub mod bench;
 pub mod breaks;
 pub mod cli;

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 /// A module and those it may use beside itself. Arrows point one way: each
 /// module stands below all that it uses.
 const ARROWS: &[(&str, &[&str])] = &[
+    ("bell", &[]),
     ("breaks", &[]),
     ("proto", &[]),
     ("yaml", &[]),
@@ -16,7 +17,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("clock", &["xds"]),
     ("quiet", &["xds"]),
     ("traces", &["clock", "xds"]),
-    ("transport", &["quiet", "clock", "xds"]),
+    ("transport", &["quiet", "bell", "clock", "xds"]),
     ("content", &["xds"]),
     ("group", &["xds"]),
     ("session", &["content", "xds"]),
@@ -42,6 +43,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "descriptors",
             "traces",
             "quiet",
+            "bell",
             "clock",
             "xds",
             "proto",

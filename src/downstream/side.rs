@@ -7,6 +7,7 @@ use crate::proto::DESCRIPTORS;
 use crate::proto::status::client_status_discovery_service_server::ClientStatusDiscoveryServiceServer;
 use crate::transport::routes::{self, Pace};
 use crate::transport::server::Call;
+use std::future::poll_fn;
 use tonic::service::Routes;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
@@ -57,7 +58,7 @@ impl Side {
             loop {
                 let due = ends.due(true);
                 tokio::select! {
-                    () = ends.announced() => {}
+                    () = poll_fn(|cx| ends.poll_announced(cx)) => {}
                     () = clock.sleep_until_some(due) => {}
                 }
                 if let Some((_, status)) = ends.now(clock.now(), true) {

@@ -8,15 +8,17 @@ mod ending;
 mod news;
 mod own;
 mod pace;
+mod wait;
 
 use super::audit::Subject;
 use super::clients::{Client, Entered, Known};
 use super::metrics::OpenStream;
 use super::{Policy, Shared};
+use crate::bell::{Aside, Bell};
 use crate::breaks;
-use crate::clock::Clock;
+use crate::clock::{Alarm, Clock};
 use crate::content::{Served, Sight, Store};
-use crate::exchange::{Credential, Member, Place};
+use crate::exchange::{Credential, Member};
 use crate::group::{self, Allowed, Assigned};
 use crate::session::Want;
 use crate::session::server::{HeardKind, Output, Rejection, Response, Scope, ServerSession};
@@ -25,7 +27,6 @@ use crate::transport::status;
 use crate::transport::stream::{Messages, RecvError, Sender};
 use crate::transport::{Identity, jwt};
 use crate::xds::name::WILDCARD;
-use crate::xds::time::earliest;
 use crate::xds::{Ask, AskError, Change, Moment, Name, Node, Status, TypeUrl, Variant, code};
 use bytes::Bytes;
 pub(super) use ending::Ends;
@@ -34,8 +35,7 @@ use h2::Reason;
 use own::Own;
 use pace::Pace;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
-use tokio::sync::Notify;
+use wait::Event;
 
 /// Serves one stream until it ends.
 pub(super) async fn run(shared: Arc<Shared>, call: Call, scope: Scope, variant: Variant, service: &'static str) {
@@ -77,7 +77,11 @@ struct Stream<'a> {
     refused: Vec<TypeUrl>,
     /// The group of this stream alone, where it needs one.
     own: Own,
-    wake: Arc<Notify>,
+    /// Its group serves something else.
+    wake: Arc<Bell>,
+    /// What is seldom ready: a place, the end, and the alarm.
+    aside: Aside,
+    alarm: Alarm,
     /// The response whose bytes are handed over.
     flight: Option<Flight>,
     pace: Pace,
@@ -87,11 +91,6 @@ struct Stream<'a> {
     /// How the stream ends, as soon as the bytes that wait are gone.
     closing: Option<Closing>,
 }
-
-/// After a few alarms in a row the next is not at once: a deadline that nothing
-/// comes of must not cost a processor.
-const ALARMS: u32 = 3;
-const SNOOZE: Duration = Duration::from_millis(10);
 
 struct Flight {
     type_url: TypeUrl,
@@ -104,20 +103,6 @@ struct Flight {
 struct Closing {
     status: Status,
     reason: &'static str,
-}
-
-/// What a stream waits for.
-enum Event {
-    Message(Option<Result<Bytes, RecvError>>),
-    Flushed(Result<(), h2::Error>),
-    /// The group serves something else.
-    Woken,
-    /// There is a place for a private group.
-    Place(Option<Place>),
-    /// Some deadline passed.
-    Time,
-    /// The connection is to end.
-    Ending,
 }
 
 impl<'a> Stream<'a> {
@@ -155,6 +140,8 @@ impl<'a> Stream<'a> {
             refused: Vec::new(),
             own: Own::default(),
             wake: Arc::default(),
+            aside: Aside::new(),
+            alarm: Alarm::new(shared.parts.clock.clone()),
             flight: None,
             pace: Pace::new(now),
             ends: Ends::new(peer.ending(), token_ends(proven.as_ref(), &shared.parts.clock)),
@@ -204,37 +191,8 @@ impl<'a> Stream<'a> {
         }
     }
 
-    async fn next(&mut self) -> Event {
-        let deadline = self.deadline();
-        let clock = &self.shared.parts.clock;
-        let open = self.closing.is_none();
-        let deaf = breaks::on("C-144") && self.sender.waiting() > 0;
-        tokio::select! {
-            message = self.messages.next(), if open && !deaf => Event::Message(message),
-            flushed = self.pace.flush(&mut self.sender, &self.listed.client, clock), if self.sender.waiting() > 0 => Event::Flushed(flushed),
-            () = self.wake.notified(), if open => Event::Woken,
-            place = self.own.place(), if open => Event::Place(place),
-            () = self.ends.announced(), if open => Event::Ending,
-            () = clock.sleep_until_some(deadline) => Event::Time,
-        }
-    }
-
     fn now(&self) -> Moment {
         self.shared.parts.clock.now()
-    }
-
-    fn deadline(&mut self) -> Option<Moment> {
-        let now = self.now();
-        let stall = (self.sender.waiting() > 0).then(|| self.pace.stalls_at(self.policy.session.timing.send_stall));
-        if self.closing.is_some() {
-            return stall;
-        }
-        // What waits to be sent is sent first: the session has nothing to do before.
-        let session = if self.sender.waiting() > 0 { None } else { self.listed.client.session().deadline() };
-        let snooze = (self.alarms > ALARMS).then(|| now + SNOOZE);
-        let session = session.map(|deadline| snooze.map_or(deadline, |least| deadline.max(least)));
-        let request = self.pace.request_due(&self.messages, self.shared.settings.request_timeout, now);
-        [stall, session, request, self.ends.due(self.pace.answered())].into_iter().fold(None, earliest)
     }
 
     /// Looks at everything that is due but the session, which is asked anyway.
@@ -389,7 +347,7 @@ impl Stream<'_> {
             unmatched: unmatched.map(Arc::from),
         });
         let wake = self.wake.clone();
-        let waker = Arc::new(move || wake.notify_one());
+        let waker = Arc::new(move || wake.ring());
         let member = parts.exchange.join_with(key, presented, self.credential.clone(), waker);
         let granted = own::granted(sensitive_ok, self.identity.as_ref(), &self.policy);
         self.refused.clone_from(&granted.refused);

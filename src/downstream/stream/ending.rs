@@ -3,11 +3,16 @@
 use crate::transport::server::{Cause, Ending};
 use crate::xds::time::earliest;
 use crate::xds::{Moment, Status, code};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
 use tokio::sync::watch;
+use tokio_stream::Stream;
+use tokio_stream::wrappers::WatchStream;
 
 /// The end of a stream, once its connection is to end.
 pub(in crate::downstream) struct Ends {
-    ending: watch::Receiver<Option<Ending>>,
+    /// It stays registered for as long as the stream lives.
+    ending: WatchStream<Option<Ending>>,
     planned: Option<Planned>,
     /// The token that proved who calls ends soon after.
     token: Option<Moment>,
@@ -24,22 +29,19 @@ struct Planned {
 
 impl Ends {
     pub(in crate::downstream) fn new(ending: watch::Receiver<Option<Ending>>, token: Option<Moment>) -> Self {
-        Self { ending, planned: None, token }
+        Self { ending: WatchStream::new(ending), planned: None, token }
     }
 
-    /// Returns when the end is announced, once for each announcement.
-    pub(in crate::downstream) async fn announced(&mut self) {
+    /// Ready when the end is announced, once for each announcement.
+    pub(in crate::downstream) fn poll_announced(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
-            let seen = self.ending.borrow_and_update().as_ref().copied();
+            let Some(seen) = ready!(Pin::new(&mut self.ending).poll_next(cx)) else { return Poll::Pending };
             if let Some(ending) = seen
                 && self.planned.is_none_or(|planned| ending.by < planned.last)
             {
                 let at = ending.at(rand::random_range(0.0..0.9));
                 self.planned = Some(Planned { at, last: ending.at(1.0), cause: ending.cause });
-                return;
-            }
-            if self.ending.changed().await.is_err() {
-                std::future::pending::<()>().await;
+                return Poll::Ready(());
             }
         }
     }

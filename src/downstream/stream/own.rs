@@ -14,6 +14,7 @@ use crate::xds::node::Presented;
 use crate::xds::{Moment, TypeUrl};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 #[derive(Default)]
 pub(super) struct Own {
@@ -42,11 +43,11 @@ impl Own {
         !matches!(self.state, State::None) || self.before.is_some()
     }
 
-    /// Resolves when there is a place at last; `None`: there will be none.
-    pub(super) async fn place(&mut self) -> Option<Place> {
+    /// Ready when there is a place at last; `None`: there will be none.
+    pub(super) fn poll_place(&mut self, cx: &mut Context<'_>) -> Poll<Option<Place>> {
         match &mut self.state {
-            State::Waiting(place) => place.await,
-            _ => std::future::pending().await,
+            State::Waiting(place) => place.as_mut().poll(cx),
+            _ => Poll::Pending,
         }
     }
 
@@ -143,12 +144,13 @@ impl Stream<'_> {
         };
         let Some(place) = place else {
             self.own.state = State::Waiting(Box::pin(exchange.next_place(self.owner())));
+            self.aside.renew();
             return self.wait_for_place(now);
         };
         let wake = self.wake.clone();
         let Some(of) = self.member.as_ref().map(|member| member.group().key()) else { return };
         let (presented, credential) = (self.own.presented.clone(), self.credential.clone());
-        let member = exchange.join_private(of, place, presented, credential, Arc::new(move || wake.notify_one()));
+        let member = exchange.join_private(of, place, presented, credential, Arc::new(move || wake.ring()));
         self.listed.client.set_private(Some(member.group().key().clone()));
         self.own.state = State::Joined(member);
     }

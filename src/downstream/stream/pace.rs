@@ -7,7 +7,7 @@ use crate::session::server::HeardKind;
 use crate::transport::stream::{Messages, Sender};
 use crate::xds::{Moment, TypeUrl};
 use std::collections::BTreeMap;
-use std::future::poll_fn;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 pub(super) struct Pace {
@@ -68,17 +68,20 @@ impl Pace {
     }
 
     /// Hands bytes over and notes when some were taken.
-    pub(super) async fn flush(&mut self, sender: &mut Sender, client: &Client, clock: &Clock) -> Result<(), h2::Error> {
-        poll_fn(|cx| {
-            let before = sender.accepted();
-            let flushed = sender.poll_flush(cx);
-            if sender.accepted() > before {
-                self.took = clock.now();
-                client.set_waiting(sender.waiting());
-            }
-            flushed
-        })
-        .await
+    pub(super) fn poll_flush(
+        &mut self,
+        cx: &mut Context<'_>,
+        sender: &mut Sender,
+        client: &Client,
+        clock: &Clock,
+    ) -> Poll<Result<(), h2::Error>> {
+        let before = sender.accepted();
+        let flushed = sender.poll_flush(cx);
+        if sender.accepted() > before {
+            self.took = clock.now();
+            client.set_waiting(sender.waiting());
+        }
+        flushed
     }
 
     /// When bytes will have waited for too long.

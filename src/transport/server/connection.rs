@@ -2,6 +2,7 @@
 
 use super::metrics::{Accepted, Ended};
 use super::{Call, Cause, Ending, Handler, IdentityError, Incoming, Peer, Shared};
+use crate::bell::Aside;
 use crate::breaks;
 use crate::clock::Clock;
 use crate::transport::Identity;
@@ -19,6 +20,7 @@ use std::future::{Future, poll_fn};
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 use tokio::sync::watch;
 
@@ -97,12 +99,20 @@ async fn handshake<H>(
     Ok((http2, turns))
 }
 
-/// The next call. All of HTTP/2 goes on in here.
-async fn accept(
-    http2: &mut Http2,
-    turns: &Turns<Box<dyn Socket>>,
-) -> Option<Result<(Request<RecvStream>, SendResponse<Bytes>), h2::Error>> {
-    poll_fn(|cx| turns.poll(cx, |cx| http2.poll_accept(cx))).await
+/// What a connection waits for.
+enum Event {
+    /// A call. All of HTTP/2 goes on until there is one.
+    Called(Option<Result<(Request<RecvStream>, SendResponse<Bytes>), h2::Error>>),
+    /// No pong came.
+    Dead,
+    /// The time for a first call is over.
+    Idle,
+    /// The server drains, or is gone.
+    Drained(Option<Ending>),
+    /// It has grown old, or the peer's certificate ends.
+    Planned,
+    /// The time to end is over.
+    Cut,
 }
 
 /// A connection that is served.
@@ -143,47 +153,66 @@ impl<'a, H: Handler> Serving<'a, H> {
         let pings = self.http2.ping_pong();
         let mut keep_alive = pin!(keep_alive(clock, settings, pings));
         let mut first_call = pin!(clock.sleep_until(clock.now() + settings.first_call));
-        let planned = self.planned;
-        let mut planned_end = pin!(clock.sleep_until_some(planned.map(|planned| planned.from)));
+        let mut planned_end = pin!(clock.sleep_until_some(self.planned.map(|planned| planned.from)));
         let mut cut = pin!(cut(clock, self.ending.subscribe()));
+        let aside = Aside::new();
         loop {
             let ending = *self.ending.borrow();
-            let over = |plain| ending.map_or(plain, |ending| of(ending.cause));
-            tokio::select! {
-                accepted = accept(&mut self.http2, &self.turns) => match accepted {
-                    Some(Ok((request, respond))) => self.begin(request, respond),
-                    Some(Err(error)) => {
-                        tracing::debug!(peer = %self.peer.address, %error, "connection broke off");
-                        return over(Ended::Error);
-                    }
-                    None => return over(Ended::Closed),
-                },
-                () = &mut keep_alive => return Ended::PingTimeout,
-                () = &mut first_call, if !self.called => {
-                    self.called = true;
-                    if ending.is_none() {
-                        self.http2.graceful_shutdown();
-                        self.abandon(Reason::NO_ERROR).await;
-                        return Ended::NoCall;
-                    }
+            let mut seldom = pin!(async {
+                tokio::select! {
+                    () = &mut keep_alive => Event::Dead,
+                    () = &mut first_call, if !self.called => Event::Idle,
+                    end = &mut draining => Event::Drained(end),
+                    () = &mut planned_end, if ending.is_none() => Event::Planned,
+                    () = &mut cut => Event::Cut,
                 }
-                end = &mut draining => match end {
-                    Some(_) if breaks::on("C-175") => return Ended::Drained,
-                    Some(end) => self.end(end),
-                    // The server was dropped: no decent end is wanted.
-                    None => return Ended::Drained,
-                },
-                () = &mut planned_end, if ending.is_none() => {
-                    if let Some(planned) = planned {
-                        self.end(planned);
-                    }
-                }
-                () = &mut cut => {
-                    self.abandon(Reason::NO_ERROR).await;
-                    return over(Ended::Closed);
-                }
+            });
+            let (http2, turns) = (&mut self.http2, &self.turns);
+            let event = poll_fn(|cx| match aside.poll(cx, |cx| seldom.as_mut().poll(cx)) {
+                Poll::Pending => turns.poll(cx, |cx| http2.poll_accept(cx)).map(Event::Called),
+                event => event,
+            });
+            let event = event.await;
+            if let Some(ended) = self.take(event, ending).await {
+                return ended;
             }
         }
+    }
+
+    /// `Some`: the connection is over.
+    async fn take(&mut self, event: Event, ending: Option<Ending>) -> Option<Ended> {
+        let over = |plain| ending.map_or(plain, |ending| of(ending.cause));
+        match event {
+            Event::Called(Some(Ok((request, respond)))) => self.begin(request, respond),
+            Event::Called(Some(Err(error))) => {
+                tracing::debug!(peer = %self.peer.address, %error, "connection broke off");
+                return Some(over(Ended::Error));
+            }
+            Event::Called(None) => return Some(over(Ended::Closed)),
+            Event::Dead => return Some(Ended::PingTimeout),
+            Event::Idle => {
+                self.called = true;
+                if ending.is_none() {
+                    self.http2.graceful_shutdown();
+                    self.abandon(Reason::NO_ERROR).await;
+                    return Some(Ended::NoCall);
+                }
+            }
+            Event::Drained(Some(_)) if breaks::on("C-175") => return Some(Ended::Drained),
+            Event::Drained(Some(end)) => self.end(end),
+            // The server was dropped: no decent end is wanted.
+            Event::Drained(None) => return Some(Ended::Drained),
+            Event::Planned => {
+                if let Some(planned) = self.planned {
+                    self.end(planned);
+                }
+            }
+            Event::Cut => {
+                self.abandon(Reason::NO_ERROR).await;
+                return Some(over(Ended::Closed));
+            }
+        }
+        None
     }
 
     /// GOAWAY; calls are told when to end.
