@@ -76,7 +76,7 @@ impl Default for Settings {
             header_list_bytes: 16 << 10,
             stream_window: 1 << 20,
             connection_window: 4 << 20,
-            send_buffer: 64 << 10,
+            send_buffer: 96 << 10,
             handshake_timeout: Duration::from_secs(5),
             handshakes: 256,
             first_call: Duration::from_secs(30),

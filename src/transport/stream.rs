@@ -15,7 +15,7 @@ use std::task::{Context, Poll, ready};
 
 /// Capacity is asked for in pieces of this size, so that one large message does
 /// not take the whole connection's window from its neighbours.
-const PIECE: usize = 64 << 10;
+const PIECE: usize = 96 << 10;
 
 /// Why no more messages come in.
 #[derive(Debug, thiserror::Error)]
