@@ -13,7 +13,7 @@
 //! Promise: a state on disk is whole, and was the state of each of its groups at one
 //! moment; a group is put back from one state only. What is written is written beside
 //! what counts, which goes when the new one is there. Nothing here is waited for by a
-//! stream but a group that is put back, and that for two seconds at most. Whatever
+//! stream but a group that is put back; its upstream side waits two seconds at most. Whatever
 //! is wrong with the disk is told, tried again, and takes nothing from anybody.
 //!
 //! Never written: sensitive types, whatever names them; private groups; names that must
@@ -30,6 +30,12 @@
 //! cache and recovery under the same promises, would write each blob twice, and
 //! could not keep the older generation whole when a page goes bad; what it gives in
 //! return, changing records in place, content that is named by its hash does not need.
+//!
+//! `cargo bench --bench restart`, built with `opt-level = 1` on two cores that others used
+//! too: from exec to the last byte of 1,000 clusters and 1,000 assignments, no control
+//! plane, 100,000 resources of 1 KiB on disk in fifty groups: 50 ms with a warm page cache,
+//! 60 ms with a cold one. A group is read whole: one that has all 100,000 took 1.0 s then,
+//! before its leaves were read at once and by several threads.
 
 mod disk;
 mod index;
@@ -82,7 +88,7 @@ const REFRESH: Duration = Duration::from_secs(300);
 /// After a failure, doubling.
 const RETRY: Duration = Duration::from_secs(1);
 const RETRY_MOST: Duration = Duration::from_secs(60);
-/// A stream waits so long for what is on disk.
+/// The upstream is not asked for a group before it is read, or so long has passed.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Groups read at once.
 const AT_ONCE: usize = 4;
@@ -396,6 +402,10 @@ impl Persist {
         }
         report.saved = Some(self.clock.now());
         (report.groups, report.bytes) = (saved.groups, saved.bytes);
+        if saved.lost == 0 && exchange.has_been_synced() {
+            // What was lost comes from the control plane now.
+            report.lost = 0;
+        }
         report.lost += saved.lost;
         report.older += saved.older;
         tracing::debug!(
@@ -458,17 +468,20 @@ impl Past for Persist {
         let Some(me) = self.me.upgrade() else { return group.fetched(None, false) };
         self.runtime.spawn(async move {
             let patience = me.clock.sleep_until(me.clock.now() + PATIENCE);
-            let kept = tokio::select! {
-                kept = me.load(group.key()) => kept,
+            let mut load = std::pin::pin!(me.load(group.key()));
+            let (kept, late) = tokio::select! {
+                kept = &mut load => (kept, false),
                 () = patience => {
+                    me.loading.fetch_sub(1, Relaxed);
                     me.metrics.restored("late");
-                    tracing::error!(group = %group.key(), "the disk does not answer; the group goes on without what is there");
-                    None
+                    tracing::warn!(group = %group.key(), "the disk is slow; the control plane is asked meanwhile");
+                    group.fetching_takes_long();
+                    (load.await, true)
                 }
             };
             let connected = me.around.get().is_some_and(|around| (around.connected)());
             group.fetched(kept, connected);
-            me.loading.fetch_sub(1, Relaxed);
+            me.loading.fetch_sub(usize::from(!late), Relaxed);
         });
     }
 }

@@ -9,7 +9,7 @@
 //! said before. A type of which names are kept apart (C-145) is not complete when it
 //! comes back, for these names are not kept.
 
-use super::core::GroupState;
+use super::core::{GroupState, Line};
 use super::kind::{GroupType, Scene};
 use super::label::{KeptLabel, Labels};
 use super::lease::Phase;
@@ -48,14 +48,20 @@ impl GroupState {
 
     /// Puts back what another process held: all of it at once. Where a connection to
     /// the upstream stands it waits for its word as what is wanted again does, else it
-    /// is served.
-    pub fn restore(&mut self, now: Moment, kept: Kept, connected: bool) {
+    /// is served. Nothing is put back under a stream that stands: it was not told what is
+    /// held, so that it would not say what is gone.
+    /// Says whether it was put back.
+    pub fn restore(&mut self, now: Moment, kept: Kept, connected: bool) -> bool {
+        if matches!(self.line, Line::Up { .. }) {
+            return false;
+        }
         self.expected = connected.then(|| now + self.timing().reconfirm);
         for of in kept.types {
             let type_url = of.type_url.clone();
             self.quiet_step(now, &type_url, connected, |kind, scene| kind.restore(scene, of));
         }
         self.publish(now);
+        true
     }
 
     /// Is what is to be kept another since this was last called?

@@ -103,17 +103,19 @@ impl GroupHandle {
         (!inner.fetching).then(|| inner.state().keep(now))
     }
 
+    /// It takes long: the upstream side sees the group from now on.
+    pub fn fetching_takes_long(&self) {
+        self.act(|inner, _| inner.fetching = false);
+    }
+
     /// What was known of it, if it could be had. `connected`: a connection to the upstream
-    /// stands, so that its word comes first. What comes when nobody waits for it any
-    /// more changes nothing.
+    /// stands, so that its word comes first. Where the group has a stream by now it changes
+    /// nothing.
     pub fn fetched(&self, kept: Option<Kept>, connected: bool) {
         self.act(|inner, now| {
-            if !std::mem::take(&mut inner.fetching) {
-                return;
-            }
-            if let Some(kept) = kept {
+            inner.fetching = false;
+            if kept.is_some_and(|kept| inner.state_mut().restore(now, kept, connected)) {
                 inner.restored = Some(now);
-                inner.state_mut().restore(now, kept, connected);
             }
         });
     }

@@ -105,6 +105,10 @@ impl Disk for Folder {
 
     fn lock(&self) -> io::Result<Lock> {
         DirBuilder::new().recursive(true).mode(0o700).create(&self.0)?;
+        if let Some(parent) = self.0.parent() {
+            // That may belong to somebody else.
+            let _ = File::open(parent).and_then(|parent| parent.sync_all());
+        }
         if fs::metadata(&self.0)?.permissions().mode() & 0o077 != 0 {
             fs::set_permissions(&self.0, fs::Permissions::from_mode(0o700))?;
         }

@@ -6,6 +6,7 @@
 
 use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
 use ring::rand::{SecureRandom, SystemRandom};
+use std::borrow::Cow;
 use std::fmt;
 use std::path::Path;
 
@@ -84,12 +85,17 @@ impl Seal {
         }
     }
 
-    pub(super) fn open(&self, at: u64, mut bytes: Vec<u8>) -> Result<Vec<u8>, Broken> {
-        if let Some(key) = &self.0 {
-            let len = key.open_in_place(nonce(at), Aad::empty(), &mut bytes).map_err(|_| Broken)?.len();
-            bytes.truncate(len);
-        }
-        Ok(bytes)
+    pub(super) fn open(&self, at: u64, bytes: Vec<u8>) -> Result<Vec<u8>, Broken> {
+        self.opened(at, Cow::Owned(bytes)).map(Cow::into_owned)
+    }
+
+    /// The same, without a copy where nothing is closed.
+    pub(super) fn opened<'a>(&self, at: u64, bytes: Cow<'a, [u8]>) -> Result<Cow<'a, [u8]>, Broken> {
+        let Some(key) = &self.0 else { return Ok(bytes) };
+        let mut bytes = bytes.into_owned();
+        let len = key.open_in_place(nonce(at), Aad::empty(), &mut bytes).map_err(|_| Broken)?.len();
+        bytes.truncate(len);
+        Ok(Cow::Owned(bytes))
     }
 }
 

@@ -13,6 +13,7 @@ use super::{Wall, millis};
 use crate::content::{Blob, Body, Edit, Entry, Store, Tree};
 use crate::exchange::{Kept, KeptType};
 use crate::xds::TypeUrl;
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
@@ -83,12 +84,15 @@ impl Shelf {
         let confirmed = group.confirmed.iter().copied().chain(std::iter::repeat(0));
         let types = Type::decode(&group.types)?.into_iter().zip(confirmed);
         let types = types.map(|(of, confirmed)| {
-            let left = |at: u64| Duration::from_millis(at.saturating_sub(millis(now)));
+            // No clock that was set back makes a TTL longer than it was.
+            let since = millis(now).max(self.index.written);
+            let left = |at: u64| Duration::from_millis(at.saturating_sub(since));
             let ago = |at: u64| Duration::from_millis(millis(now).saturating_sub(at));
+            let type_url = TypeUrl::new(&of.type_url);
             Ok(KeptType {
-                type_url: TypeUrl::new(&of.type_url),
-                tree: self.tree(of.tree.as_ref(), store)?,
-                versions: self.tree(of.versions.as_ref(), store)?,
+                tree: self.tree(of.tree.as_ref(), &type_url, store)?,
+                versions: self.tree(of.versions.as_ref(), &type_url, store)?,
+                type_url,
                 label: of.label,
                 complete: of.complete,
                 confirmed: (confirmed > 0).then(|| ago(confirmed)),
@@ -98,57 +102,16 @@ impl Shelf {
         Ok(Kept { types: types.collect::<Result<_, Bad>>()? })
     }
 
-    fn tree(&self, root: Option<&Link>, store: &Store) -> Result<Tree, Bad> {
+    fn tree(&self, root: Option<&Link>, type_url: &TypeUrl, store: &Store) -> Result<Tree, Bad> {
         let Some(root) = root else { return Ok(Tree::default()) };
-        let mut entries = Vec::new();
-        self.entries(root, store, 0, &mut entries)?;
+        let load = Load { shelf: self, type_url, store };
+        let entries = load.whole(root)?;
         let tree = store.edit(&Tree::default(), entries.into_iter().map(Edit::Put));
         if tree.id() == root.id { Ok(tree) } else { Err(Bad::Content("a tree")) }
     }
 
-    fn entries(&self, link: &Link, store: &Store, depth: usize, into: &mut Vec<Arc<Entry>>) -> Result<(), Bad> {
-        if let Some(held) = self.leaves().get(&link.spot.at)
-            && let Some(held) = held.iter().map(Weak::upgrade).collect::<Option<Vec<_>>>()
-        {
-            into.extend(held);
-            return Ok(());
-        }
-        match self.node(&link.spot)? {
-            Node::Branch(links) if depth < DEEPEST => {
-                links.iter().try_for_each(|link| self.entries(link, store, depth + 1, into))
-            }
-            Node::Branch(_) => Err(Bad::Content("a tree")),
-            Node::Leaf(records) => {
-                let read: Vec<_> = records.into_iter().map(|it| self.entry(it, store)).collect::<Result<_, _>>()?;
-                self.leaves().insert(link.spot.at, read.iter().map(Arc::downgrade).collect());
-                into.extend(read);
-                Ok(())
-            }
-        }
-    }
-
     fn leaves(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Vec<Weak<Entry>>>> {
         self.leaves.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn entry(&self, record: Record, store: &Store) -> Result<Arc<Entry>, Bad> {
-        let Record { name, body, attributes } = record;
-        let body = match body {
-            RecordBody::Empty => Body::Empty,
-            RecordBody::Absent => Body::Absent,
-            RecordBody::Expired => Body::Expired,
-            RecordBody::Error(status) => Body::Error(status),
-            RecordBody::Blob(link) => {
-                let bytes = self.piece(&link.spot)?;
-                let (type_url, value) = decode_blob(&bytes)?;
-                let blob = store.blob(&TypeUrl::new(type_url), value);
-                if *blob.id() != link.id {
-                    return Err(Bad::Content("a blob"));
-                }
-                Body::Resource(blob)
-            }
-        };
-        Ok(store.entry(name, body, attributes))
     }
 
     /// What stands at `spot`, in its own form.
@@ -168,13 +131,133 @@ impl Shelf {
     }
 
     fn piece(&self, spot: &Spot) -> Result<Vec<u8>, Bad> {
-        let end = spot.at.checked_add(spot.len.into());
+        let bytes = self.bytes(spot.at, spot.len.into())?;
+        self.seal.open(spot.at, bytes).map_err(|_| Bad::Content("a piece"))
+    }
+
+    fn bytes(&self, at: u64, len: u64) -> Result<Vec<u8>, Bad> {
+        let end = at.checked_add(len);
         if end.is_none_or(|end| end > self.len) {
             return Err(Bad::Content("the data file, which is cut off,"));
         }
-        let mut bytes = vec![0; spot.len as usize];
-        self.data.read(spot.at, &mut bytes)?;
-        self.seal.open(spot.at, bytes).map_err(|_| Bad::Content("a piece"))
+        let mut bytes = vec![0; len as usize];
+        self.data.read(at, &mut bytes)?;
+        Ok(bytes)
+    }
+}
+
+/// A tree of more than these bytes is read by several threads.
+const MUCH: u64 = 8 << 20;
+const THREADS: usize = 4;
+/// What is between blobs that are read at once.
+const GAP: u64 = 64 << 10;
+
+/// One tree that is being read.
+#[derive(Clone, Copy)]
+struct Load<'a> {
+    shelf: &'a Shelf,
+    type_url: &'a TypeUrl,
+    store: &'a Store,
+}
+
+/// Bytes of the data file that were read at once.
+struct Region {
+    at: u64,
+    bytes: Vec<u8>,
+}
+
+impl Load<'_> {
+    /// All entries, in whatever order.
+    fn whole(self, root: &Link) -> Result<Vec<Arc<Entry>>, Bad> {
+        let mut entries = Vec::new();
+        let links = match self.shelf.node(&root.spot)? {
+            // What is below stands before it.
+            Node::Branch(links) if links.first().is_some_and(|first| root.spot.at > first.spot.at + MUCH) => links,
+            _ => return self.below(root, 0, &mut entries).map(|()| entries),
+        };
+        let threads = std::thread::available_parallelism().map_or(1, usize::from).min(THREADS);
+        let share = links.len().div_ceil(threads).max(1);
+        let read = |links: &[Link]| {
+            let mut entries = Vec::new();
+            links.iter().try_for_each(|link| self.below(link, 1, &mut entries)).map(|()| entries)
+        };
+        std::thread::scope(|scope| {
+            let parts: Vec<_> = links.chunks(share).map(|links| scope.spawn(move || read(links))).collect();
+            for part in parts {
+                entries.extend(part.join().map_err(|_| Bad::Content("a tree, which could not be read,"))??);
+            }
+            Ok(entries)
+        })
+    }
+
+    fn below(self, link: &Link, depth: usize, into: &mut Vec<Arc<Entry>>) -> Result<(), Bad> {
+        if let Some(held) = self.shelf.leaves().get(&link.spot.at)
+            && let Some(held) = held.iter().map(Weak::upgrade).collect::<Option<Vec<_>>>()
+        {
+            into.extend(held);
+            return Ok(());
+        }
+        match self.shelf.node(&link.spot)? {
+            Node::Branch(links) if depth < DEEPEST => {
+                links.iter().try_for_each(|link| self.below(link, depth + 1, into))
+            }
+            Node::Branch(_) => Err(Bad::Content("a tree")),
+            Node::Leaf(records) => {
+                let region = self.region(&records)?;
+                let read = records.into_iter().map(|record| self.entry(record, &region));
+                let read: Vec<_> = read.collect::<Result<_, _>>()?;
+                self.shelf.leaves().insert(link.spot.at, read.iter().map(Arc::downgrade).collect());
+                into.extend(read);
+                Ok(())
+            }
+        }
+    }
+
+    /// The blobs of a leaf, which mostly stand beside each other.
+    fn region(self, records: &[Record]) -> Result<Region, Bad> {
+        let spots = records.iter().filter_map(|record| match &record.body {
+            RecordBody::Blob(link) => Some(link.spot),
+            _ => None,
+        });
+        let sum: u64 = spots.clone().map(|spot| u64::from(spot.len)).sum();
+        let end = spots.clone().map(|spot| spot.at.saturating_add(spot.len.into())).max().unwrap_or_default();
+        let at = spots.map(|spot| spot.at).min().unwrap_or_default();
+        let bytes = if end - at <= sum + GAP { self.shelf.bytes(at, end - at)? } else { Vec::new() };
+        Ok(Region { at, bytes })
+    }
+
+    fn entry(self, record: Record, region: &Region) -> Result<Arc<Entry>, Bad> {
+        let Record { name, body, attributes } = record;
+        let body = match body {
+            RecordBody::Empty => Body::Empty,
+            RecordBody::Absent => Body::Absent,
+            RecordBody::Expired => Body::Expired,
+            RecordBody::Error(status) => Body::Error(status),
+            RecordBody::Blob(link) => {
+                let bytes = match region.part(&link.spot) {
+                    Some(bytes) => Cow::Borrowed(bytes),
+                    None => Cow::Owned(self.shelf.bytes(link.spot.at, link.spot.len.into())?),
+                };
+                let opened = self.shelf.seal.opened(link.spot.at, bytes).map_err(|_| Bad::Content("a blob"))?;
+                let (type_url, value) = decode_blob(&opened)?;
+                let blob = match type_url == self.type_url.as_str() {
+                    true => self.store.blob(self.type_url, value),
+                    false => self.store.blob(&TypeUrl::new(type_url), value),
+                };
+                if *blob.id() != link.id {
+                    return Err(Bad::Content("a blob"));
+                }
+                Body::Resource(blob)
+            }
+        };
+        Ok(self.store.entry(name, body, attributes))
+    }
+}
+
+impl Region {
+    fn part(&self, spot: &Spot) -> Option<&[u8]> {
+        let from = usize::try_from(spot.at.checked_sub(self.at)?).ok()?;
+        self.bytes.get(from..)?.get(..spot.len as usize)
     }
 }
 

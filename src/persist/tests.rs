@@ -223,7 +223,8 @@ fn no_rot_is_served() {
 #[test]
 fn what_cannot_be_used_stays_until_newer_state_is_there() {
     let (state, _) = states();
-    let spoil: [(&str, fn(&mut Vec<u8>)); 3] =
+    type Spoil = fn(&mut Vec<u8>);
+    let spoil: [(&str, Spoil); 3] =
         [("newer", |bytes| bytes[8] = 9), ("damaged", |bytes| bytes.truncate(60)), ("damaged", |bytes| bytes.clear())];
     for (reason, spoil) in spoil {
         let (ram, store) = (Ram::default(), Store::new());

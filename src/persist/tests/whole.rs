@@ -240,6 +240,41 @@ async fn a_disk_that_cannot_be_read_holds_nobody() {
     until("what was on disk", || has(&member.served(), "cds", "c1").is_some()).await;
 }
 
+/// Knows every group, and brings none.
+struct Slow;
+
+impl Past for Slow {
+    fn claims(&self, _: &GroupKey) -> bool {
+        true
+    }
+
+    fn fetch(&self, _: crate::exchange::GroupHandle) {}
+}
+
+#[tokio::test]
+async fn what_comes_late_is_taken_unless_the_upstream_speaks() {
+    let ram = Ram::default();
+    let (told, _) = before(&ram).await;
+    for stands in [false, true] {
+        let exchange = Exchange::new(told.store.clone(), Timing::default(), Clock::manual());
+        let slow: Arc<dyn Past> = Arc::new(Slow);
+        exchange.keep(Arc::downgrade(&slow));
+        let process =
+            Process { exchange, store: told.store.clone(), persist: told.persist.clone(), clock: Clock::manual() };
+        let member = process.join("g");
+        let kept = told.exchange.group(&GroupKey::new("g")).unwrap().keep();
+        assert!(member.group().keep().is_none(), "it is being fetched");
+        member.group().fetching_takes_long();
+        assert_eq!(process.exchange.next_dirty().await.as_str(), "g", "the upstream side goes on without");
+        if stands {
+            member.group().stream_opened("istiod:15012".into());
+        }
+        member.group().fetched(kept, false);
+        assert_eq!(has(&member.served(), "cds", "c1").is_some(), !stands);
+        assert_eq!(member.group().report().restored.is_some(), !stands);
+    }
+}
+
 #[tokio::test]
 async fn a_directory_that_comes_late_is_read() {
     let ram = Ram::default();
