@@ -1,5 +1,9 @@
 //! The one place that reads the clock, so that a test can hold it.
 
+mod words;
+
+pub use words::{span, timestamp};
+
 use crate::xds::Moment;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};

@@ -5,6 +5,8 @@
 #[allow(dead_code, unreachable_pub, reason = "a library in all but name")]
 mod support;
 
+#[path = "operator/certificates.rs"]
+mod certificates;
 #[path = "operator/traces.rs"]
 mod traces;
 
@@ -24,7 +26,6 @@ use std::time::Duration;
 use support::control_plane::ControlPlane;
 use support::outpost::Outpost;
 use support::sidecar::{CDS, Sidecar};
-use support::tls::Authority;
 use support::{check, eventually, resources};
 
 const EDS: &str = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment";
@@ -204,32 +205,6 @@ async fn peers_write_no_line_of_their_own_into_the_log() {
     let log = outpost.log();
     assert!(log.contains("forged"), "{log}");
     assert!(!log.contains(FORGED) && !log.lines().any(|line| line.starts_with("2026-01-01T00:00:00Z")), "{log}");
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_certificate_that_cannot_be_loaded_again_is_seen() {
-    let dir = tempfile::tempdir().unwrap();
-    let control_plane = ControlPlane::start().await;
-    let authority = Authority::new();
-    let files = authority.write(dir.path(), "outpost", &authority.server("outpost.test"));
-    let flag = |flag: &str, path: &std::path::Path| format!("{flag}={}", path.display());
-    let (cert, key) = (flag("--tls-cert", &files.certificate), flag("--tls-key", &files.key));
-    let outpost = Outpost::start(dir.path(), control_plane.port, &[&cert, &key]).await;
-    let ready = outpost.admin("/readyz?verbose").await.unwrap();
-    assert!(ready.contains("[+]certificate ends in "), "{ready}");
-    let metrics = outpost.admin("/metrics").await.unwrap();
-    for wanted in ["outpost_downstream_tls_problem 0\n", "outpost_downstream_tls_expiry_timestamp_seconds "] {
-        assert!(metrics.contains(wanted), "no {wanted} in:\n{metrics}");
-    }
-    // Nobody connects meanwhile: a scrape is enough to find out.
-    std::fs::write(&files.key, "half a key").unwrap();
-    let metrics = outpost.admin("/metrics").await.unwrap();
-    for wanted in ["outpost_downstream_tls_problem 1\n", "outpost_downstream_tls_load_failures_total 1\n"] {
-        assert!(metrics.contains(wanted), "no {wanted} in:\n{metrics}");
-    }
-    let ready = outpost.admin("/readyz?verbose").await.unwrap();
-    assert!(ready.contains("[!]certificate ends in ") && ready.contains("its newest files are not in use"), "{ready}");
-    assert!(ready.ends_with("\nready\n"), "what was loaded stays in use: {ready}");
 }
 
 /// A directory of versions and a link to the newest, as Kubernetes mounts a ConfigMap.

@@ -1,13 +1,16 @@
 //! When traffic may come: a pure function of a few facts.
 
+use crate::clock::span;
 use std::time::Duration;
 
 /// The certificate that sidecars are shown. Readiness does not depend on it: what
 /// was loaded stays in use.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Certificate {
     /// Why the newest files are not in use.
     pub problem: Option<String>,
+    /// Until it begins, zero where it has.
+    pub early: Duration,
     /// Until it ends, zero where it has; `None` where it does not say.
     pub left: Option<Duration>,
 }
@@ -19,12 +22,15 @@ impl Certificate {
 
     /// Nobody has to look.
     pub fn is_good(&self) -> bool {
-        self.problem.is_none() && self.left.is_none_or(|left| left > Self::SOON)
+        self.problem.is_none() && self.early.is_zero() && self.left.is_none_or(|left| left > Self::SOON)
     }
 
     /// What follows the word certificate.
     pub fn text(&self) -> String {
         let left = match self.left {
+            _ if !self.early.is_zero() => {
+                format!("is not valid yet, for {}: who checks it refuses it; is the clock right?", span(self.early))
+            }
             Some(Duration::ZERO) => "has ended".to_owned(),
             Some(left) => format!("ends in {:.1} h", left.as_secs_f64() / 3600.0),
             None => "does not say when it ends".to_owned(),
@@ -109,10 +115,12 @@ mod tests {
             (bad, hours(24), "[!]certificate ends in 24.0 h; its newest files are not in use: no PEM\n"),
         ];
         for (problem, left, want) in table {
-            let certificate = Certificate { problem, left };
+            let certificate = Certificate { problem, left, early: Duration::ZERO };
             let mark = if certificate.is_good() { "[+]" } else { "[!]" };
             assert_eq!(format!("{mark}certificate {}\n", certificate.text()), want);
         }
+        let early = Certificate { early: Duration::from_secs(599), left: hours(24), problem: None };
+        assert!(!early.is_good() && early.text().starts_with("is not valid yet, for 10m: "), "{}", early.text());
     }
 
     #[test]

@@ -23,7 +23,7 @@ fn sources(facts: Facts) -> Sources {
     Sources {
         registry: Registry::default(),
         facts: Box::new(move || facts),
-        certificate: Box::new(|| Some(Certificate { problem: Some("no PEM".into()), left: None })),
+        certificate: Box::new(|| Some(Certificate { problem: Some("no PEM".into()), ..Certificate::default() })),
         notices: Box::new(|| {
             let of = |about: &str, text: &str| report::Notice { about: about.into(), text: text.into() };
             vec![of("certificate", "has ended; its newest files are not in use: no PEM"), of("keys", "are old")]

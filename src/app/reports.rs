@@ -46,8 +46,10 @@ pub(super) fn clients(downstream: Arc<Downstream>, clock: Clock) -> Source<Optio
 pub(super) fn certificate(downstream: Arc<Downstream>) -> Box<dyn Fn() -> Option<Certificate> + Send + Sync> {
     Box::new(move || {
         let seen = downstream.certificate()?;
-        let left = seen.expires.map(|at| at.duration_since(SystemTime::now()).unwrap_or_default());
-        Some(Certificate { problem: seen.problem, left })
+        let now = SystemTime::now();
+        let until = |at: SystemTime| at.duration_since(now).unwrap_or_default();
+        let early = seen.starts.map(until).unwrap_or_default();
+        Some(Certificate { problem: seen.problem, early, left: seen.expires.map(until) })
     })
 }
 

@@ -6,8 +6,10 @@ use super::text::count;
 use crate::admin::report::List;
 use crate::config::{self, Given, Layers, Origin, Value};
 use crate::files;
+use crate::transport::tls::not_valid;
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::json;
+use std::time::SystemTime;
 
 #[derive(Args, Clone, Debug)]
 pub struct Config {
@@ -77,6 +79,16 @@ fn checked(given: &Given) -> Result<(Layers, config::Config), Failure> {
     let config = layers.check().map_err(|problems| Failure::Config(problems.to_string()))?;
     for warning in config.warnings() {
         eprintln!("outpost: warning: {}", layers.reword(warning));
+    }
+    // Usable or not, they are replaced without a restart.
+    let (tls, upstream) = (&config.downstream.tls, &config.upstream.tls);
+    let certificates = tls.iter().map(|tls| ("--tls-cert", &tls.certificate));
+    let certificates =
+        certificates.chain(upstream.iter().flat_map(|tls| Some(("--upstream-cert", tls.certificate.as_ref()?))));
+    for (flag, path) in certificates {
+        if let Some(error) = not_valid(path, SystemTime::now()) {
+            eprintln!("outpost: warning: {}: {error}", layers.reword(flag));
+        }
     }
     Ok((layers, config))
 }

@@ -1,17 +1,12 @@
 //! Tables and spans of time for people.
 
 use crate::admin::report::Seconds;
+use crate::clock;
+use std::time::Duration;
 
 /// `12s`, `3m`, `5h`, `2d`.
 pub(super) fn age(age: Seconds) -> String {
-    let seconds = age.0.max(0.0);
-    match seconds {
-        s if s < 10.0 => format!("{s:.1}s"),
-        s if s < 120.0 => format!("{s:.0}s"),
-        s if s < 7200.0 => format!("{:.0}m", s / 60.0),
-        s if s < 172_800.0 => format!("{:.0}h", s / 3600.0),
-        s => format!("{:.0}d", s / 86_400.0),
-    }
+    clock::span(Duration::try_from_secs_f64(age.0).unwrap_or_default())
 }
 
 /// One line of what a peer said: nothing that moves the cursor, and no more

@@ -253,6 +253,9 @@ impl Collector for Shown {
         let help = "Changed certificate files that were not usable";
         let failures = encoder.encode_descriptor("tls_load_failures", help, None, MetricType::Counter)?;
         ConstCounter::new(seen.failures).encode(failures)?;
+        let help = "1 while the certificate in use is valid by our clock";
+        let valid = encoder.encode_descriptor("tls_valid", help, None, MetricType::Gauge)?;
+        ConstGauge::new(i64::from(seen.is_valid(SystemTime::now()))).encode(valid)?;
         let Some(expires) = seen.expires.and_then(|at| at.duration_since(SystemTime::UNIX_EPOCH).ok()) else {
             return Ok(());
         };

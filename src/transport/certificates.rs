@@ -1,8 +1,9 @@
 //! What certificate files hold, for those who check them before they are used.
 
+use super::identity::time;
 use super::tls::{ClientAuth, ClientFiles, ClientTls, Pair, ServerTls, TlsError, read_chain};
 use std::path::Path;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 use x509_parser::error::X509Error;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
@@ -57,11 +58,6 @@ pub fn check_server(pair: Pair, clients: ClientAuth) -> Result<(), TlsError> {
 /// Would a client?
 pub fn check_client(files: ClientFiles) -> Result<(), TlsError> {
     ClientTls::new(files).map(drop)
-}
-
-fn time(seconds: i64) -> SystemTime {
-    let since = Duration::from_secs(u64::try_from(seconds).unwrap_or_default());
-    SystemTime::UNIX_EPOCH.checked_add(since).unwrap_or(SystemTime::UNIX_EPOCH)
 }
 
 #[cfg(test)]

@@ -32,11 +32,25 @@ pub enum IdentityError {
 }
 
 impl Identity {
-    /// Reads the leaf of a chain that rustls verified. The name is the URI
-    /// (SPIFFE: exactly one), else the first DNS name.
-    pub fn of(leaf: &[u8]) -> Result<Self, IdentityError> {
+    /// Reads a chain that rustls verified, the leaf first. The leaf's URI is the
+    /// name (SPIFFE: exactly one), else its first DNS name.
+    ///
+    /// It lasts until the first of the chain ends. What is no link of the proof does
+    /// not count: a root, which is trusted as it is, and what had ended at `began`,
+    /// before the chain was verified.
+    pub fn of(chain: &[impl AsRef<[u8]>], began: SystemTime) -> Result<Self, IdentityError> {
         let malformed = |error: &dyn fmt::Display| IdentityError::Malformed(error.to_string());
-        let (_, certificate) = X509Certificate::from_der(leaf).map_err(|error| malformed(&error))?;
+        let parse = |der| X509Certificate::from_der(der).map(|(_, found)| found).map_err(|error| malformed(&error));
+        let (leaf, issuers) = chain.split_first().ok_or_else(|| malformed(&"there is none"))?;
+        let certificate = parse(leaf.as_ref())?;
+        let mut ends = not_after(&certificate);
+        for issuer in issuers {
+            let issuer = parse(issuer.as_ref())?;
+            let end = not_after(&issuer);
+            if end >= began && end < ends && !is_root(&issuer) {
+                ends = end;
+            }
+        }
         let names = certificate
             .subject_alternative_name()
             .map_err(|error| malformed(&error))?
@@ -54,7 +68,7 @@ impl Identity {
             [] => dns_name(names)?,
             many => return Err(IdentityError::ManyUris(many.len())),
         };
-        Ok(Self { name: name.into(), not_after: not_after(&certificate), token: None })
+        Ok(Self { name: name.into(), not_after: ends, token: None })
     }
 
     /// Of a bearer token that was verified.
@@ -72,7 +86,7 @@ impl Identity {
         &self.name
     }
 
-    /// When the certificate or the token ends; streams end with it.
+    /// When the certificate with its chain, or the token, ends; streams end with it.
     pub fn not_after(&self) -> SystemTime {
         self.not_after
     }
@@ -106,13 +120,23 @@ impl fmt::Display for Identity {
     }
 }
 
-/// When the certificate in `der` ends, if it can be read.
-pub fn expiry(der: &[u8]) -> Option<SystemTime> {
-    X509Certificate::from_der(der).ok().map(|(_, certificate)| not_after(&certificate))
+/// From when until when the certificate in `der` is valid, if it can be read.
+pub fn validity(der: &[u8]) -> Option<(SystemTime, SystemTime)> {
+    let (_, certificate) = X509Certificate::from_der(der).ok()?;
+    Some((time(certificate.validity().not_before.timestamp()), not_after(&certificate)))
+}
+
+/// It signed itself. One that only says so, with another key, is no root.
+fn is_root(certificate: &X509Certificate<'_>) -> bool {
+    certificate.subject() == certificate.issuer() && certificate.verify_signature(None).is_ok()
 }
 
 fn not_after(certificate: &X509Certificate<'_>) -> SystemTime {
-    let seconds = certificate.validity().not_after.timestamp();
+    time(certificate.validity().not_after.timestamp())
+}
+
+/// `seconds` since 1970.
+pub(super) fn time(seconds: i64) -> SystemTime {
     let since = Duration::from_secs(u64::try_from(seconds).unwrap_or_default());
     SystemTime::UNIX_EPOCH.checked_add(since).unwrap_or(SystemTime::UNIX_EPOCH)
 }
@@ -120,7 +144,7 @@ fn not_after(certificate: &X509Certificate<'_>) -> SystemTime {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rcgen::{CertificateParams, KeyPair, SanType};
+    use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, SanType};
 
     fn certificate(names: Vec<SanType>) -> Vec<u8> {
         let mut params = CertificateParams::default();
@@ -149,9 +173,47 @@ mod tests {
             (vec![dns("jwt:alice"), uri(spiffe)], Ok(spiffe)),
         ];
         for (names, want) in table {
-            let got = Identity::of(&certificate(names));
+            let got = Identity::of(&[certificate(names)], SystemTime::now());
             assert_eq!(got.as_ref().map(Identity::as_str), want.as_ref().copied());
         }
-        assert!(matches!(Identity::of(b"no der"), Err(IdentityError::Malformed(_))));
+        for bad in [vec![b"no der".to_vec()], vec![certificate(vec![dns("a")]), b"no der".to_vec()], vec![]] {
+            assert!(matches!(Identity::of(&bad, SystemTime::now()), Err(IdentityError::Malformed(_))));
+        }
+    }
+
+    #[test]
+    fn it_lasts_as_long_as_every_link_of_its_proof() {
+        let at = |seconds: u64| SystemTime::UNIX_EPOCH + Duration::from_secs(1_900_000_000 + seconds);
+        let authority = |name: &str, ends: u64| {
+            let mut params = CertificateParams::default();
+            params.distinguished_name.push(DnType::CommonName, name);
+            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+            params.not_after = at(ends).into();
+            params
+        };
+        let key = || KeyPair::generate().unwrap();
+        let (root_key, other_key) = (key(), key());
+        let root = |ends: u64| authority("root", ends).self_signed(&root_key).unwrap().der().to_vec();
+        let by_root = Issuer::new(authority("root", 0), &root_key);
+        let issuer = |ends: u64| authority("issuer", ends).signed_by(&other_key, &by_root).unwrap().der().to_vec();
+        // It has the name of the root, and the root's older key signed it.
+        let renewed = |ends: u64| authority("root", ends).signed_by(&other_key, &by_root).unwrap().der().to_vec();
+        let leaf = |ends: u64| {
+            let mut params = authority("leaf", ends);
+            params.subject_alt_names = vec![dns("a")];
+            params.signed_by(&key(), &by_root).unwrap().der().to_vec()
+        };
+        let table = [
+            ("the leaf alone", vec![leaf(90)], 90),
+            ("the issuer ends first", vec![leaf(90), issuer(40)], 40),
+            ("the leaf does", vec![leaf(30), issuer(40)], 30),
+            ("of two issuers", vec![leaf(90), issuer(60), issuer(50)], 50),
+            ("a root does not count", vec![leaf(90), issuer(60), root(20)], 60),
+            ("its key's successor does", vec![leaf(90), renewed(20)], 20),
+            ("it had ended, so it proved nothing", vec![leaf(90), issuer(5)], 90),
+        ];
+        for (what, chain, ends) in table {
+            assert_eq!(Identity::of(&chain, at(10)).unwrap().not_after(), at(ends), "{what}");
+        }
     }
 }

@@ -8,12 +8,14 @@
 //! * `bind`: sockets that listen
 //! * `connection`: from a socket to calls
 //! * `call`: one call
+//! * `proof`: why a client's certificate is refused
 //! * `metrics`: what is counted
 
 mod bind;
 mod call;
 mod connection;
 mod metrics;
+mod proof;
 
 pub use bind::{BindError, Bound, Listen};
 pub use call::Call;
@@ -158,7 +160,9 @@ struct Shared<H> {
     full: Quiet<()>,
     /// Calls of nobody that is let in, by who was proven and by reason …
     refused: Quiet<(Option<String>, &'static str)>,
-    /// … and by reason alone: proven names are many where whole fleets are wrong.
+    /// Handshakes with certificates that prove nothing, by host and reason.
+    handshakes_refused: Quiet<(String, &'static str)>,
+    /// … and both by reason alone: proven names and hosts are many where whole fleets are wrong.
     crowd: Quiet<&'static str>,
 }
 
@@ -190,6 +194,7 @@ impl Bound {
             open,
             full: Quiet::new(1, 1),
             refused: Quiet::new(1, KINDS),
+            handshakes_refused: Quiet::new(1, KINDS),
             crowd: Quiet::new(CROWD, KINDS),
         });
         for listener in self.listeners {

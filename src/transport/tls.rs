@@ -2,10 +2,13 @@
 //!
 //! The files are looked at before each handshake. Kubernetes swaps a symlink,
 //! others write in place: a pair that is half written or does not match leaves
-//! what was loaded in use, is logged once and shown by [`Reloaded::problem`].
+//! what was loaded in use, is logged once and shown by [`Reloaded::problem`]. So
+//! does a certificate that is not valid now, until it is or the one in use is not
+//! either. At start there is none to keep: it is used, and logged as what it is.
 
 use super::identity;
 use super::io::Socket;
+use crate::clock::{span, timestamp};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
@@ -13,7 +16,7 @@ use std::fmt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 /// What is offered in ALPN: HTTP/2 and nothing else …
@@ -34,6 +37,10 @@ pub enum TlsError {
     Mismatch { cert: PathBuf, key: PathBuf },
     #[error("certificate {} cannot be used: {detail}", path.display())]
     Unusable { path: PathBuf, detail: String },
+    #[error("certificate {} is not valid before {}, in {}; is the clock of this machine right? else wait, or have it issued anew", path.display(), timestamp(*from), span(*wait))]
+    NotYet { path: PathBuf, from: SystemTime, wait: Duration },
+    #[error("certificate {} ended {}, {} ago; have it issued anew", path.display(), timestamp(*until), span(*ago))]
+    Ended { path: PathBuf, until: SystemTime, ago: Duration },
     #[error("no certificate authority was found on this machine; name a file that holds one")]
     NoRoots,
     #[error("{0:?} is neither a DNS name nor an address, so no certificate can be checked against it")]
@@ -81,7 +88,9 @@ impl ServerTls {
     /// Looks at the files, as a handshake does, and tells how they are.
     pub fn look(&self) -> Seen {
         let _ = self.0.current();
-        Seen { problem: self.0.problem(), failures: self.0.failures(), expires: self.0.expires() }
+        let state = self.0.lock();
+        let (starts, expires) = state.loaded.leaf.as_ref().and_then(|leaf| leaf.valid).unzip();
+        Seen { problem: state.problem.clone(), failures: state.failures, starts, expires }
     }
 }
 
@@ -90,7 +99,15 @@ impl ServerTls {
 pub struct Seen {
     pub problem: Option<String>,
     pub failures: u64,
+    pub starts: Option<SystemTime>,
     pub expires: Option<SystemTime>,
+}
+
+impl Seen {
+    /// By the dates of the certificate in use.
+    pub fn is_valid(&self, now: SystemTime) -> bool {
+        self.starts.is_none_or(|starts| starts <= now) && self.expires.is_none_or(|expires| now <= expires)
+    }
 }
 
 /// A client's side.
@@ -180,14 +197,53 @@ type Load<T> = Box<dyn Fn() -> Result<Loaded<T>, TlsError> + Send + Sync>;
 
 struct Loaded<T> {
     config: Arc<T>,
-    /// Our certificate.
-    leaf: Option<CertificateDer<'static>>,
+    leaf: Option<Leaf>,
 }
 
 impl<T> Loaded<T> {
     fn expires(&self) -> Option<SystemTime> {
-        self.leaf.as_ref().and_then(|leaf| identity::expiry(leaf))
+        self.leaf.as_ref().and_then(|leaf| leaf.valid).map(|(_, until)| until)
     }
+
+    /// What there is to present is valid at `now`.
+    fn usable(&self, now: SystemTime) -> Result<(), TlsError> {
+        self.leaf.as_ref().map_or(Ok(()), |leaf| leaf.usable(now))
+    }
+}
+
+/// Our certificate.
+struct Leaf {
+    der: CertificateDer<'static>,
+    path: PathBuf,
+    /// From when until when, where that can be read.
+    valid: Option<(SystemTime, SystemTime)>,
+}
+
+impl Leaf {
+    fn first_of(chain: &Chain, path: &Path) -> Option<Self> {
+        let der = chain.first()?.clone();
+        Some(Self { valid: identity::validity(&der), path: path.to_owned(), der })
+    }
+
+    fn usable(&self, now: SystemTime) -> Result<(), TlsError> {
+        let Some((from, until)) = self.valid else { return Ok(()) };
+        let path = self.path.clone();
+        if let Ok(wait) = from.duration_since(now)
+            && !wait.is_zero()
+        {
+            return Err(TlsError::NotYet { path, from, wait });
+        }
+        match now.duration_since(until) {
+            Ok(ago) if !ago.is_zero() => Err(TlsError::Ended { path, until, ago }),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Why the first certificate of the file in `path` is not valid at `now`; what cannot be
+/// read is told elsewhere.
+pub fn not_valid(path: &Path, now: SystemTime) -> Option<TlsError> {
+    Leaf::first_of(&read_chain("certificate", path).ok()?, path)?.usable(now).err()
 }
 
 /// A value made of files, made again when one of them changed.
@@ -204,6 +260,60 @@ struct State<T> {
     number: u64,
     problem: Option<String>,
     failures: u64,
+    /// What the files hold, while it is not valid and what is in use is.
+    waiting: Option<Loaded<T>>,
+    /// It was said that what is in use is not valid.
+    told: bool,
+}
+
+impl<T> State<T> {
+    /// Uses what was loaded, unless it is not valid now and what is in use is.
+    fn offer(&mut self, loaded: Loaded<T>, now: SystemTime) {
+        match loaded.usable(now) {
+            Err(error) if self.loaded.usable(now).is_ok() => {
+                self.refuse(&error);
+                self.waiting = Some(loaded);
+            }
+            _ => self.take(loaded),
+        }
+    }
+
+    fn take(&mut self, loaded: Loaded<T>) {
+        tracing::info!(certificate = ?loaded.leaf.as_ref().map(|leaf| &leaf.path), "certificates loaded again");
+        let der = |loaded: &Loaded<T>| loaded.leaf.as_ref().map(|leaf| leaf.der.clone());
+        self.number += u64::from(der(&loaded) != der(&self.loaded));
+        (self.loaded, self.told) = (loaded, false);
+        (self.problem, self.waiting) = (None, None);
+    }
+
+    fn refuse(&mut self, error: &TlsError) {
+        tracing::warn!(%error, "changed certificates are not usable; those loaded before stay in use");
+        self.problem = Some(error.to_string());
+        self.failures += 1;
+        self.waiting = None;
+    }
+
+    /// Time passes: what waits may be valid now, and what is in use may be no longer.
+    fn look(&mut self, now: SystemTime) {
+        if let Some(waiting) = self.waiting.take() {
+            if waiting.usable(now).is_ok() || self.loaded.usable(now).is_err() {
+                self.take(waiting);
+            } else {
+                self.waiting = Some(waiting);
+            }
+        }
+        match self.loaded.usable(now) {
+            Err(error) if !self.told => {
+                tracing::warn!(%error, "the certificate in use is not valid: who checks it refuses it");
+                self.told = true;
+            }
+            Ok(()) if self.told => {
+                tracing::info!("the certificate in use is valid now");
+                self.told = false;
+            }
+            _ => {}
+        }
+    }
 }
 
 /// Tells one state of a file from another.
@@ -223,29 +333,26 @@ impl<T> Reloaded<T> {
         // The stamp is taken first: what is written while we read makes another one.
         let stamp = stamps(&files);
         let loaded = load()?;
-        let state = State { stamp, loaded, number: 0, problem: None, failures: 0 };
+        let mut state = State { stamp, loaded, number: 0, problem: None, failures: 0, waiting: None, told: false };
+        state.look(SystemTime::now());
         Ok(Self { files, load: Box::new(load), state: Mutex::new(state) })
     }
 
     fn current(&self) -> Arc<T> {
+        self.current_at(SystemTime::now())
+    }
+
+    fn current_at(&self, now: SystemTime) -> Arc<T> {
         let mut state = self.lock();
         let stamp = stamps(&self.files);
         if stamp != state.stamp {
             state.stamp = stamp;
             match (self.load)() {
-                Ok(loaded) => {
-                    tracing::info!(files = ?self.files, "certificates loaded again");
-                    state.number += u64::from(loaded.leaf != state.loaded.leaf);
-                    state.loaded = loaded;
-                    state.problem = None;
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "changed certificates are not usable; those loaded before stay in use");
-                    state.problem = Some(error.to_string());
-                    state.failures += 1;
-                }
+                Ok(loaded) => state.offer(loaded, now),
+                Err(error) => state.refuse(&error),
             }
         }
+        state.look(now);
         state.loaded.config.clone()
     }
 
@@ -305,7 +412,7 @@ fn server_config(pair: &Pair, clients: &ClientAuth) -> Result<Loaded<ServerConfi
         }
     };
     let (chain, key) = read_pair(pair)?;
-    let leaf = chain.first().cloned();
+    let leaf = Leaf::first_of(&chain, &pair.cert);
     let mut config = builder.with_single_cert(chain, key).map_err(|error| refused(pair, error))?;
     config.alpn_protocols = vec![ALPN.to_vec()];
     if *clients != ClientAuth::None {
@@ -330,7 +437,7 @@ fn client_config(files: &ClientFiles, protocol: &[u8]) -> Result<Loaded<ClientCo
         None => (builder.with_no_client_auth(), None),
         Some(pair) => {
             let (chain, key) = read_pair(pair)?;
-            let leaf = chain.first().cloned();
+            let leaf = Leaf::first_of(&chain, &pair.cert);
             (builder.with_client_auth_cert(chain, key).map_err(|error| refused(pair, error))?, leaf)
         }
     };
@@ -384,3 +491,6 @@ pub(super) fn read_chain(what: &'static str, path: &Path) -> Result<Chain, TlsEr
 fn read(what: &'static str, path: &Path) -> Result<Vec<u8>, TlsError> {
     std::fs::read(path).map_err(|source| TlsError::Unreadable { what, path: path.to_owned(), source })
 }
+
+#[cfg(test)]
+mod tests;

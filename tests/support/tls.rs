@@ -7,6 +7,7 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
@@ -82,9 +83,26 @@ impl Authority {
         self.sign(SanType::URI(uri.try_into().expect("a URI")))
     }
 
+    /// For a server, with these dates.
+    pub fn server_between(&self, name: &str, from: SystemTime, until: SystemTime) -> Identity {
+        self.sign_between(SanType::DnsName(name.try_into().expect("a DNS name")), Some((from, until)))
+    }
+
+    /// For a workload, with these dates.
+    pub fn workload_between(&self, uri: &str, from: SystemTime, until: SystemTime) -> Identity {
+        self.sign_between(SanType::URI(uri.try_into().expect("a URI")), Some((from, until)))
+    }
+
     fn sign(&self, san: SanType) -> Identity {
+        self.sign_between(san, None)
+    }
+
+    fn sign_between(&self, san: SanType, dates: Option<(SystemTime, SystemTime)>) -> Identity {
         let mut params = CertificateParams::default();
         params.subject_alt_names.push(san);
+        if let Some((from, until)) = dates {
+            (params.not_before, params.not_after) = (from.into(), until.into());
+        }
         let key = KeyPair::generate().expect("a key");
         let certificate = params.signed_by(&key, &self.issuer).expect("a signed certificate").pem();
         Identity { certificate, key: key.serialize_pem() }

@@ -19,7 +19,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
@@ -431,8 +431,8 @@ async fn secure(socket: std::io::Result<TcpStream>, tls: Option<Arc<ServerTls>>)
     let socket = socket?;
     let Some(tls) = tls else { return Ok(Socket(Box::new(socket), Peer::default())) };
     let socket = tls.acceptor().accept(socket).await?;
-    let leaf = socket.get_ref().1.peer_certificates().and_then(|chain| chain.first());
-    let peer = leaf.map(|leaf| Peer(Identity::of(leaf).unwrap().to_string()));
+    let chain = socket.get_ref().1.peer_certificates();
+    let peer = chain.map(|chain| Peer(Identity::of(chain, SystemTime::now()).unwrap().to_string()));
     Ok(Socket(Box::new(socket), peer.unwrap_or_default()))
 }
 

@@ -2,12 +2,12 @@
 
 use super::{Held, List, OTHERS, Query, Section, Sections};
 use crate::admin::report::{API_VERSION, HeldResource};
+use crate::clock::timestamp;
 use crate::content::{Body, Entry};
 use crate::descriptors::to_redacted_json;
 use crate::session::server::Standing;
 use serde_json::{Map, Value};
 use std::io::{self, Write};
-use std::time::SystemTime;
 
 /// `{"configs": [...]}`, as Envoy has it.
 pub fn write(query: &Query, sections: Sections, out: &mut dyn Write) -> io::Result<()> {
@@ -132,29 +132,6 @@ fn client_status(standing: &Standing) -> &'static str {
     }
 }
 
-/// As protobuf's JSON has it, to the millisecond.
-fn timestamp(at: SystemTime) -> String {
-    let millis = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis();
-    let (seconds, millis) = (millis / 1000, millis % 1000);
-    let (days, second) = (seconds / 86_400, seconds % 86_400);
-    let (year, month, day) = civil(i64::try_from(days).unwrap_or_default());
-    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{millis:03}Z")
-}
-
-/// Year, month and day of a day since 1970, by the calendar of years that begin
-/// in March: then the leap day is the last of its year.
-fn civil(days: i64) -> (i64, i64, i64) {
-    let days = days + 719_468;
-    let (era, of_era) = (days.div_euclid(146_097), days.rem_euclid(146_097));
-    let year_of_era = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted = (5 * of_year + 2) / 153;
-    let day = of_year - (153 * shifted + 2) / 5 + 1;
-    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
-    (era * 400 + year_of_era + i64::from(month <= 2), month, day)
-}
-
 /// A list of our own: names, versions and sizes, no content.
 pub fn resources(query: &Query, sections: Sections, out: &mut dyn Write) -> io::Result<()> {
     write!(out, "{{\"apiVersion\": \"{API_VERSION}\", \"kind\": \"Resources\", \"items\": [")?;
@@ -179,24 +156,5 @@ fn row(section: &Section, held: &Held) -> HeldResource {
         version: entry.map(|entry| entry.id().version()),
         bytes: entry.and_then(|entry| entry.body().blob()).map(|blob| blob.value().len()),
         status: held.standing.as_ref().map(|standing| client_status(standing).to_owned()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::time::Duration;
-
-    #[test]
-    fn days_of_the_calendar() {
-        let table = [
-            (0, "1970-01-01T00:00:00.000Z"),
-            (951_782_400_123, "2000-02-29T00:00:00.123Z"),
-            (1_709_251_199_999, "2024-02-29T23:59:59.999Z"),
-            (4_107_542_400_000, "2100-03-01T00:00:00.000Z"),
-        ];
-        for (millis, want) in table {
-            assert_eq!(timestamp(SystemTime::UNIX_EPOCH + Duration::from_millis(millis)), want);
-        }
     }
 }

@@ -1,6 +1,7 @@
 //! From a socket to calls.
 
 use super::metrics::{Accepted, Ended};
+use super::proof::NoProof;
 use super::{Call, Cause, Ending, Handler, IdentityError, Incoming, Peer, Shared};
 use crate::bell::Aside;
 use crate::breaks;
@@ -35,7 +36,7 @@ pub(super) async fn run<H: Handler>(incoming: Incoming, shared: &Arc<Shared<H>>)
     let socket = Counted::new(incoming.socket, shared.traffic.clone());
     let (socket, who): (Box<dyn Socket>, Who) = match &shared.settings.tls {
         None => (Box::new(socket), Ok(None)),
-        Some(tls) => match secure(tls, socket, shared).await {
+        Some(tls) => match secure(tls, socket, &incoming.peer, shared).await {
             Ok((socket, who)) => (Box::new(socket), who),
             Err(result) => return shared.metrics.accepted(result),
         },
@@ -57,20 +58,26 @@ async fn within<T>(clock: &Clock, span: Duration, work: impl Future<Output = T>)
     }
 }
 
-async fn secure<H>(tls: &ServerTls, socket: impl Socket, shared: &Shared<H>) -> Result<(impl Socket, Who), Accepted> {
+async fn secure<H>(
+    tls: &ServerTls,
+    socket: impl Socket,
+    peer: &str,
+    shared: &Shared<H>,
+) -> Result<(impl Socket, Who), Accepted> {
     let shake = async {
         let _one_of_few = shared.handshakes.acquire().await;
-        tls.acceptor().accept(socket).await
+        let began = shared.clock.wall();
+        tls.acceptor().accept(socket).await.map(|socket| (socket, began))
     };
-    let socket = within(&shared.clock, shared.settings.handshake_timeout, shake)
+    let (socket, began) = within(&shared.clock, shared.settings.handshake_timeout, shake)
         .await
         .ok_or(Accepted::TlsTimeout)?
         .map_err(|error| {
             tracing::debug!(%error, "TLS handshake failed");
+            shared.turned_down(peer, &error);
             Accepted::TlsFailed
         })?;
-    let leaf = socket.get_ref().1.peer_certificates().and_then(|chain| chain.first());
-    let who = leaf.map(|leaf| Identity::of(leaf)).transpose();
+    let who = socket.get_ref().1.peer_certificates().map(|chain| Identity::of(chain, began)).transpose();
     Ok((socket, who))
 }
 
@@ -265,6 +272,22 @@ impl<H> Shared<H> {
                 call.refuse(&why.status());
                 None
             }
+        }
+    }
+
+    /// A handshake failed: who broke it off, or never spoke TLS, is not told of.
+    fn turned_down(&self, peer: &str, error: &std::io::Error) {
+        let Some(why) = NoProof::of(error) else { return };
+        let reason = why.reason();
+        self.metrics.no_proof(reason);
+        let now = self.clock.now();
+        // The port of an address changes with each try.
+        let host = peer.rsplit_once(':').map_or(peer, |(host, _)| host).to_owned();
+        if let Some(others) = self.handshakes_refused.due(now, &(host, reason))
+            && let Some(crowd) = self.crowd.due(now, &reason)
+        {
+            let others = others + crowd;
+            tracing::warn!(target: "audit", %peer, reason, others, "a connection is refused: {why}");
         }
     }
 

@@ -82,6 +82,7 @@ pub struct Metrics {
     ended: Family<EndedLabels, Counter>,
     accept_errors: Counter,
     unauthenticated: Family<EndedLabels, Counter>,
+    no_proof: Family<EndedLabels, Counter>,
     panics: Counter,
     traffic: Arc<Traffic>,
 }
@@ -98,6 +99,8 @@ impl Metrics {
         add("handler_panics", "Calls that ended by a panic: report each", this.panics.clone());
         let help = "Calls refused because the caller did not prove who it is, by what was wrong";
         registry.register("unauthenticated_calls", help, this.unauthenticated.clone());
+        let help = "TLS handshakes refused because of the client's certificate, by what was wrong";
+        registry.register("refused_certificates", help, this.no_proof.clone());
         registry.register("connections", "Open connections", this.connections.clone());
         registry.register("accepted", "Connections by what became of them", this.accepted.clone());
         registry.register("connections_ended", "Served connections by how they ended", this.ended.clone());
@@ -128,6 +131,10 @@ impl Metrics {
 
     pub(super) fn unauthenticated(&self, reason: &'static str) {
         self.unauthenticated.get_or_create(&EndedLabels { reason }).inc();
+    }
+
+    pub(super) fn no_proof(&self, reason: &'static str) {
+        self.no_proof.get_or_create(&EndedLabels { reason }).inc();
     }
 
     pub(super) fn panicked(&self) {

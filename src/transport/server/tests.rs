@@ -477,6 +477,17 @@ impl Authority {
         Self { issuer: Issuer::new(params, key), pem }
     }
 
+    /// Another one, vouched for by this one for so long.
+    fn below(&self, lasts: Duration) -> Self {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.distinguished_name.push(rcgen::DnType::CommonName, "intermediate");
+        params.not_after = (std::time::SystemTime::now() + lasts).into();
+        let key = KeyPair::generate().unwrap();
+        let pem = params.signed_by(&key, &self.issuer).unwrap().pem();
+        Self { issuer: Issuer::new(params, key), pem }
+    }
+
     /// Writes `<dir>/<name>.pem` and `.key`.
     fn issue(&self, dir: &Path, name: &str, sans: Vec<SanType>) -> Pair {
         let mut params = CertificateParams::default();
@@ -517,6 +528,9 @@ async fn mutual_tls_gives_identities_and_files_are_read_again() {
     let other = Authority::new().issue(dir, "other", vec![SanType::URI(spiffe.try_into().unwrap())]);
     assert!(up.call(with(Some(other)), "/whoami").await.is_err());
     up.counts("accepted_total{result=\"tls_failed\"} 2").await;
+    for reason in ["none", "unknown_issuer"] {
+        up.counts(&format!("refused_certificates_total{{reason=\"{reason}\"}} 1")).await;
+    }
     // A key without its certificate: what was loaded stays.
     std::fs::write(&server.key, KeyPair::generate().unwrap().serialize_pem()).unwrap();
     assert_eq!(whoami(with(Some(cart.clone()))).await.message, spiffe);
@@ -527,6 +541,40 @@ async fn mutual_tls_gives_identities_and_files_are_read_again() {
     assert_eq!(whoami(with(Some(cart))).await.message, spiffe);
     assert_eq!(tls.state().problem(), None);
     assert!(before.is_some() && tls.state().failures() == 1);
+}
+
+#[tokio::test]
+async fn a_connection_ends_with_the_chain_that_proved_its_identity() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let authority = Authority::new();
+    let ca = dir.join("ca.pem");
+    std::fs::write(&ca, &authority.pem).unwrap();
+    let server = authority.issue(dir, "server", vec![SanType::IpAddress("127.0.0.1".parse().unwrap())]);
+    let tls = Arc::new(ServerTls::new(server, ClientAuth::Required(ca.clone())).unwrap());
+    let up = up(Settings { tls: Some(tls), ..Settings::default() }, Clock::manual());
+    let hour = Duration::from_secs(3600);
+    let issuer = authority.below(hour);
+    let spiffe = "spiffe://mesh.example/ns/shop/sa/cart";
+    let pair = issuer.issue(dir, "cart", vec![SanType::URI(spiffe.try_into().unwrap())]);
+    let leaf = std::fs::read_to_string(&pair.cert).unwrap();
+    std::fs::write(&pair.cert, leaf + &issuer.pem).unwrap();
+    let tls = ClientTls::new(ClientFiles { ca: Some(ca), pair: Some(pair), server_name: None }).unwrap();
+    let options = Options { tls: Some(tls.into()), ..Options::default() };
+    let (_sender, _receiver) = up.call(options, SOTW).await.unwrap();
+    up.counts("connections 1").await;
+    // The leaf lasts for centuries.
+    for _ in 0..59 * 6 {
+        up.clock.advance(Duration::from_secs(10));
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert!(up.metric("connections 1"), "a minute is left");
+    let deadline = std::time::Instant::now() + Duration::from_secs(10);
+    while !up.metric("connections_ended_total{reason=\"expired\"} 1") {
+        assert!(std::time::Instant::now() < deadline, "its intermediate has ended, and it stands");
+        up.clock.advance(Duration::from_secs(1));
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
 }
 
 #[test]
