@@ -116,7 +116,7 @@ pub async fn bind(admin: config::Admin) -> Result<TcpListener, AdminError> {
 fn routes() -> Vec<(&'static str, MethodRouter<Arc<Sources>>)> {
     vec![
         ("/", get(index)),
-        ("/livez", get(|| async { "ok\n" })),
+        ("/livez", get(async |_: Query<Nothing>| "ok\n")),
         ("/readyz", get(readyz)),
         ("/metrics", get(metrics)),
         ("/clients", get(clients)),
@@ -150,7 +150,12 @@ pub async fn serve(listener: TcpListener, sources: Sources, stop: impl Future<Ou
 
 type Shared = State<Arc<Sources>>;
 
-async fn index() -> &'static str {
+/// What takes no query refuses one: it would be passed over in silence.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Nothing {}
+
+async fn index(_: Query<Nothing>) -> &'static str {
     "outpost: /livez /readyz?verbose /metrics /clients /groups /upstreams /configuration /disk /notices /resources /config_dump \
      /explain?node=&type=&name= \
      /logging\n"
@@ -173,11 +178,12 @@ async fn readyz(State(sources): Shared, Query(query): Query<Verbose>) -> (Status
 }
 
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Verbose {
     verbose: Option<String>,
 }
 
-async fn metrics(State(sources): Shared) -> Response {
+async fn metrics(State(sources): Shared, _: Query<Nothing>) -> Response {
     let mut text = String::new();
     // Writing into a string cannot fail.
     let _ = prometheus_client::encoding::text::encode(&mut text, &sources.registry);
@@ -194,23 +200,23 @@ struct OfNode {
     node: Option<String>,
 }
 
-async fn groups(State(sources): Shared) -> Response {
+async fn groups(State(sources): Shared, _: Query<Nothing>) -> Response {
     within((sources.groups)(()), "Groups").await
 }
 
-async fn upstreams(State(sources): Shared) -> Response {
+async fn upstreams(State(sources): Shared, _: Query<Nothing>) -> Response {
     within((sources.upstreams)(()), "Upstreams").await
 }
 
-async fn configuration(State(sources): Shared) -> Response {
+async fn configuration(State(sources): Shared, _: Query<Nothing>) -> Response {
     within((sources.configuration)(()), "Configurations").await
 }
 
-async fn disk(State(sources): Shared) -> Response {
+async fn disk(State(sources): Shared, _: Query<Nothing>) -> Response {
     within((sources.disk)(()), "Disks").await
 }
 
-async fn notices(State(sources): Shared) -> Response {
+async fn notices(State(sources): Shared, _: Query<Nothing>) -> Response {
     within(Box::pin(std::future::ready((sources.notices)())), "Notices").await
 }
 

@@ -11,8 +11,9 @@
 //! | `name_regex=` | only resources of such names |
 //! | `include_eds` | endpoints too, which Envoy leaves out otherwise |
 //!
-//! Sections without resources are left out. Of a type that holds credentials, and of what must not
-//! be cached, the names are shown, never the content; of
+//! Sections without resources are left out. Of a type that holds credentials, of what must not
+//! be cached and of what is not there the type and the name are shown, never content: where items have no
+//! name of their own, as a message with its name alone. Of
 //! others a redacted copy, in which no field that is annotated as sensitive is
 //! left. Of one node or one group the answer is what Envoy answers. Where several
 //! may match, each section (each item, with `resource`) names its group.
@@ -105,6 +106,8 @@ pub struct List {
     item: &'static str,
     /// The field of an item that holds the resource.
     content: &'static str,
+    /// The type that is listed, where it is one.
+    short: &'static str,
     /// Items have a name of their own, and what else they say is within this.
     state: Option<&'static str>,
     named: bool,
@@ -115,36 +118,32 @@ const fn list(
     section: &'static str,
     item: &'static str,
     content: &'static str,
-    named: bool,
+    short: &'static str,
 ) -> List {
-    List { name, section, item, content, state: None, named }
+    List { name, section, item, content, short, state: None, named: false }
 }
 
-static CLUSTERS: List = list("dynamic_active_clusters", "ClustersConfigDump", "DynamicCluster", "cluster", false);
+static CLUSTERS: List = list("dynamic_active_clusters", "ClustersConfigDump", "DynamicCluster", "cluster", "cds");
 static LISTENERS: List = List {
     state: Some("active_state"),
-    ..list("dynamic_listeners", "ListenersConfigDump", "DynamicListener", "listener", true)
+    named: true,
+    ..list("dynamic_listeners", "ListenersConfigDump", "DynamicListener", "listener", "lds")
 };
-static ROUTES: List = list("dynamic_route_configs", "RoutesConfigDump", "DynamicRouteConfig", "route_config", false);
+static ROUTES: List = list("dynamic_route_configs", "RoutesConfigDump", "DynamicRouteConfig", "route_config", "rds");
 static ENDPOINTS: List =
-    list("dynamic_endpoint_configs", "EndpointsConfigDump", "DynamicEndpointConfig", "endpoint_config", false);
-static SECRETS: List = list("dynamic_active_secrets", "SecretsConfigDump", "DynamicSecret", "secret", true);
-static EXTENSIONS: List = list("ecds_filters", "EcdsConfigDump", "EcdsFilterConfig", "ecds_filter", false);
+    list("dynamic_endpoint_configs", "EndpointsConfigDump", "DynamicEndpointConfig", "endpoint_config", "eds");
+static SECRETS: List =
+    List { named: true, ..list("dynamic_active_secrets", "SecretsConfigDump", "DynamicSecret", "secret", "sds") };
+static EXTENSIONS: List = list("ecds_filters", "EcdsConfigDump", "EcdsFilterConfig", "ecds_filter", "ecds");
 /// Types of which Envoy's dump knows no list.
-static OTHERS: List = list("generic_xds_configs", "ClientConfig", "GenericXdsConfig", "xds_config", true);
+static OTHERS: List =
+    List { named: true, ..list("generic_xds_configs", "ClientConfig", "GenericXdsConfig", "xds_config", "") };
 static LISTS: &[&List] = &[&CLUSTERS, &LISTENERS, &ROUTES, &ENDPOINTS, &SECRETS, &EXTENSIONS, &OTHERS];
 
 impl List {
     fn of(type_url: &TypeUrl) -> &'static Self {
-        match type_url.short() {
-            "cds" => &CLUSTERS,
-            "lds" => &LISTENERS,
-            "rds" => &ROUTES,
-            "eds" => &ENDPOINTS,
-            "sds" => &SECRETS,
-            "ecds" => &EXTENSIONS,
-            _ => &OTHERS,
-        }
+        let of_it = |list: &&&'static Self| !list.short.is_empty() && list.short == type_url.short();
+        LISTS.iter().find(of_it).copied().unwrap_or(&OTHERS)
     }
 }
 
@@ -184,11 +183,20 @@ impl Query {
             let built = RegexBuilder::new(&format!("^(?:{text})$")).size_limit(REGEX_BYTES).build();
             built.map_err(|error| format!("name_regex={text} is no regular expression: {error}"))
         });
+        let type_url = asked.type_url.as_deref().map(super::type_of).transpose()?;
+        let list = list.transpose()?;
+        let mask = asked.mask.as_deref().map(Mask::read).transpose()?;
+        if let Some(text) = asked.mask.as_deref().filter(|text| !text.is_empty()) {
+            let wanted = list.or(type_url.as_ref().map(List::of));
+            let lists: Vec<_> =
+                LISTS.iter().copied().filter(|list| wanted.is_none_or(|wanted| wanted == *list)).collect();
+            mask::known(text, &lists, list.is_some())?;
+        }
         Ok(Self {
             of,
-            type_url: asked.type_url.as_deref().map(super::type_of).transpose()?,
-            list: list.transpose()?,
-            mask: asked.mask.as_deref().map(Mask::read).transpose()?,
+            type_url,
+            list,
+            mask,
             names: regex.transpose()?,
             endpoints: asked.include_eds.is_some_and(|text| text != "false"),
         })

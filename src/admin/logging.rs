@@ -25,7 +25,7 @@ pub enum Change {
 /// Without `for`.
 const SPAN: Duration = Duration::from_secs(600);
 
-#[derive(Deserialize)]
+#[derive(Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Asked {
     level: Option<String>,
@@ -33,7 +33,11 @@ pub(super) struct Asked {
     reset: Option<String>,
 }
 
-pub(super) async fn show(state: Shared) -> Response {
+pub(super) async fn show(state: Shared, Query(asked): Query<Asked>) -> Response {
+    if asked != Asked::default() {
+        let text = "GET shows the levels and changes none: use POST /logging?level=FILTER, or ?reset\n";
+        return (StatusCode::BAD_REQUEST, text).into_response();
+    }
     change(&state, Change::Show)
 }
 

@@ -35,6 +35,13 @@ async fn a_question_that_cannot_be_answered_is_told_why() {
     let channel = Endpoint::new(format!("http://127.0.0.1:{}", outpost.port)).unwrap().connect().await.unwrap();
     let (http, csds): (Vec<_>, Vec<_>) = rows().into_iter().partition(|[what, ..]| what.contains('/'));
     assert!(http.len() > 20 && csds.len() > 10);
+    // No path passes over what it does not know.
+    for path in outpost::admin::paths() {
+        let asked = format!("GET {path}?no_such_key=1");
+        let known = http.iter().any(|[what, ..]| what.starts_with(&format!("GET {path}?")));
+        let answer = http::get(outpost.admin_port(), "admin", &asked[4..]).await.unwrap();
+        assert!(known && answer.status == 400, "{asked}: {answer:?}");
+    }
     for [what, status, said] in http {
         let (method, path) = what.split_once(' ').unwrap();
         let answer = match method {

@@ -1,6 +1,10 @@
 //! Which fields of a JSON value are wanted: paths of names, as Envoy takes them
 //! in `mask=`.
 
+use super::{List, OTHERS};
+use crate::descriptors;
+use crate::xds::TypeUrl;
+use prost_reflect::{Kind, MessageDescriptor};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 
@@ -50,6 +54,49 @@ impl Mask {
             Value::Array(items) => items.into_iter().map(|item| self.apply(item)).collect(),
             other => other,
         }
+    }
+}
+
+/// Does each path of `text` name a field that one of `lists` can have? Below what may
+/// hold any message every path may.
+pub fn known(text: &str, lists: &[&List], of_items: bool) -> Result<(), String> {
+    for path in text.split(',') {
+        let names: Vec<_> = path.split('.').collect();
+        let ours = matches!(names[..], ["@type" | "group" | "node"]);
+        if !ours && !lists.iter().any(|list| list.has(&names, of_items)) {
+            let hint = if of_items {
+                ""
+            } else {
+                "; without resource= a path begins with a list, such as dynamic_active_clusters.cluster.name"
+            };
+            return Err(format!("mask={text}: {path:?} is no field of what is asked for{hint}"));
+        }
+    }
+    Ok(())
+}
+
+impl List {
+    fn has(&self, names: &[&str], of_items: bool) -> bool {
+        let package = if *self == OTHERS { "envoy.service.status.v3" } else { "envoy.admin.v3" };
+        let item = if of_items { format!(".{}", self.item) } else { String::new() };
+        let message = descriptors::message(&format!("{package}.{}{item}", self.section));
+        message.is_none_or(|message| self.reaches(&message, names))
+    }
+
+    /// Is there a field of that path in `message`, as far as can be told?
+    fn reaches(&self, message: &MessageDescriptor, names: &[&str]) -> bool {
+        let [name, below @ ..] = names else { return true };
+        let Some(field) = message.get_field_by_name(name) else { return false };
+        if below.is_empty() || field.is_map() {
+            return true;
+        }
+        let Kind::Message(within) = field.kind() else { return false };
+        if within.full_name() == "google.protobuf.Any" && field.name() == self.content {
+            let content = TypeUrl::from_short(self.short).and_then(|url| descriptors::message(url.as_str()));
+            return content.is_none_or(|content| self.reaches(&content, below));
+        }
+        // These have a form of their own in JSON.
+        within.package_name() == "google.protobuf" || self.reaches(&within, below)
     }
 }
 

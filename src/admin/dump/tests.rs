@@ -88,6 +88,26 @@ fn of_one_group_it_is_what_envoy_says() {
 }
 
 #[test]
+fn what_is_withheld_has_its_name_and_type() {
+    let store = Store::new();
+    let mut sections: Vec<_> = ["cds", "rds", "eds", "ecds", "lds"]
+        .map(|short| section(short, "g1", &[("a", b"\x0a\x01a\x22\x02\x08\x01")], &store))
+        .into();
+    sections.iter_mut().for_each(|section| section.sensitive = true);
+    let absent = Held { name: Name::from("gone"), entry: None, standing: Some(Standing::Absent) };
+    sections[0].resources.push(absent);
+    let got = dump(&[("group", "g1"), ("include_eds", "")], sections);
+    let clusters = &got["configs"][0]["dynamic_active_clusters"];
+    assert_eq!(clusters[0]["cluster"], json!({"@type": CLUSTER, "name": "a"}));
+    assert_eq!(clusters[1]["cluster"], json!({"@type": CLUSTER, "name": "gone"}));
+    assert_eq!(got["configs"][1]["dynamic_route_configs"][0]["route_config"]["name"], "a");
+    assert_eq!(got["configs"][2]["dynamic_endpoint_configs"][0]["endpoint_config"]["cluster_name"], "a");
+    assert_eq!(got["configs"][3]["ecds_filters"][0]["ecds_filter"]["name"], "a");
+    let listener = &got["configs"][4]["dynamic_listeners"][0];
+    assert_eq!((&listener["name"], listener["active_state"].get("listener")), (&json!("a"), None));
+}
+
+#[test]
 fn queries_are_envoys() {
     let store = Store::new();
     let items = json!([
@@ -117,17 +137,36 @@ fn queries_are_envoys() {
 
 #[test]
 fn what_cannot_be_asked_says_why() {
-    let table: [(&[(&str, &str)], &str); 6] = [
+    let table: [(&[(&str, &str)], &str); 11] = [
         (&[("node", "n"), ("group", "g")], "not both"),
         (&[("type", "nope")], "no such type"),
         (&[("resource", "clusters")], "dynamic_active_clusters, dynamic_listeners"),
         (&[("mask", "a..b")], "no path of fields"),
+        (&[("mask", "nope")], "\"nope\" is no field"),
+        (&[("mask", "version_info.x")], "is no field"),
+        (&[("mask", "dynamic_active_clusters.cluster.nme")], "is no field"),
+        (&[("mask", "cluster.name")], "is no field"),
+        (&[("resource", "dynamic_active_clusters"), ("mask", "listener")], "is no field"),
         (&[("name_regex", "(")], "no regular expression"),
         (&[("name_regex", "(a{1000}){1000}")], "no regular expression"),
     ];
     for (query, want) in table {
         let said = Query::read(asked(query)).unwrap_err();
         assert!(said.contains(want), "{said}");
+    }
+    // What cannot be told from the descriptors, or Envoy has and we do not say.
+    let good: [&[(&str, &str)]; 8] = [
+        &[("mask", "version_info,dynamic_active_clusters.cluster.name,static_clusters,group")],
+        &[("mask", "dynamic_listeners.active_state.listener.filter_chains.filters.typed_config.stat_prefix")],
+        &[("mask", "generic_xds_configs.xds_config.anything")],
+        &[("mask", "dynamic_active_clusters.cluster.metadata.filter_metadata.some.key")],
+        &[("resource", "dynamic_active_clusters"), ("mask", "cluster.name,client_status")],
+        &[("resource", "dynamic_active_secrets"), ("mask", "name,secret.tls_certificate")],
+        &[("resource", "ecds_filters"), ("mask", "ecds_filter.typed_config.x")],
+        &[("resource", "generic_xds_configs"), ("mask", "name,type_url,client_status")],
+    ];
+    for query in good {
+        Query::read(asked(query)).unwrap();
     }
 }
 

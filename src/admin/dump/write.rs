@@ -6,7 +6,8 @@ use crate::clock::timestamp;
 use crate::content::{Body, Entry};
 use crate::descriptors::to_redacted_json;
 use crate::session::server::Standing;
-use serde_json::{Map, Value};
+use crate::xds::Kind;
+use serde_json::{Map, Value, json};
 use std::io::{self, Write};
 
 /// `{"configs": [...]}`, as Envoy has it.
@@ -98,8 +99,10 @@ fn item(list: &List, section: &Section, held: &Held) -> Value {
     let mut state = Map::new();
     if let Some(entry) = &held.entry {
         state.insert("version_info".into(), entry.id().version().into());
-        state.extend(content(section, entry).map(|content| (list.content.into(), content)));
     }
+    let content = held.entry.as_ref().and_then(|entry| content(section, entry));
+    let content = content.or_else(|| (!list.named).then(|| nameplate(section, held)));
+    state.extend(content.map(|content| (list.content.into(), content)));
     state.extend(section.updated.map(|at| ("last_updated".into(), timestamp(at).into())));
     let mut item = match list.state {
         Some(name) => Map::from_iter([(name.to_owned(), Value::Object(state))]),
@@ -113,6 +116,12 @@ fn item(list: &List, section: &Section, held: &Held) -> Value {
     }
     item.extend(held.standing.as_ref().map(|standing| ("client_status".into(), client_status(standing).into())));
     Value::Object(item)
+}
+
+/// Type and name, in the place of content that is not shown.
+fn nameplate(section: &Section, held: &Held) -> Value {
+    let field = if section.type_url.kind() == Kind::Endpoint { "cluster_name" } else { "name" };
+    json!({"@type": section.type_url.as_str(), field: held.name.as_ref()})
 }
 
 /// Of what is not sensitive as a whole, and not for its subscription only (C-145).
