@@ -55,21 +55,29 @@ pub(super) async fn run(dump: &ConfigDump) -> Result<Outcome, Failure> {
                 bytes += part.len();
                 print_bytes(&part)?;
             }
-            Ok(found(bytes > EMPTY || !asked))
+            Ok(concluded(bytes > EMPTY, asked))
         }
         Format::Yaml => {
             let value: Value = fetch::one(&dump.admin, &format!("/config_dump{query}")).await?;
             print_bytes(yaml::document(&value).as_bytes())?;
-            Ok(found(value["configs"].as_array().is_some_and(|configs| !configs.is_empty()) || !asked))
+            Ok(concluded(value["configs"].as_array().is_some_and(|configs| !configs.is_empty()), asked))
         }
         format => {
             if dump.mask.is_some() {
                 return Err(Failure::Usage("--mask is for -o json and yaml: other formats show no content".into()));
             }
             let items: Vec<HeldResource> = fetch::list(&dump.admin, &format!("/resources{query}")).await?;
-            let any = !items.is_empty() || !asked;
+            let any = !items.is_empty();
             print_bytes(RESOURCES.text(format, items)?.as_bytes())?;
-            Ok(found(any))
+            Ok(concluded(any, asked))
         }
     }
+}
+
+/// Nothing is a finding where somebody was `asked` for, and said in any case.
+fn concluded(any: bool, asked: bool) -> Outcome {
+    if !any {
+        eprintln!("there are none");
+    }
+    found(any || !asked)
 }

@@ -15,7 +15,7 @@ pub struct Status {
     asking: Asking,
     #[command(flatten)]
     filter: Filter,
-    /// Exit with 1 unless every sidecar is in sync
+    /// Exit with 1 unless every sidecar is in sync; with --node or --group, unless there is one
     #[arg(long)]
     check: bool,
     #[command(flatten)]
@@ -64,7 +64,12 @@ async fn look(status: &Status) -> Result<Shown, Failure> {
     let admin = &status.asking.admin;
     let clients = streams(admin, &status.filter).await?;
     let in_sync = clients.iter().all(|client| client.sync() == Sync::Synced);
-    let outcome = if status.check && !in_sync { Outcome::Finding } else { Outcome::Good };
+    let named = status.filter.node.is_some() || status.filter.group.is_some();
+    let nobody = named && clients.is_empty();
+    if nobody && status.check {
+        eprintln!("nobody of that name is connected");
+    }
+    let outcome = if status.check && (nobody || !in_sync) { Outcome::Finding } else { Outcome::Good };
     let format = status.asking.output;
     let (text, mark) = match format {
         Format::Table | Format::Wide => {
@@ -73,7 +78,10 @@ async fn look(status: &Status) -> Result<Shown, Failure> {
             let notices: Vec<Notice> = fetch::list(admin, "/notices").await?;
             let disk: Vec<Disk> = fetch::list(admin, "/disk").await?;
             let whole = Whole { clients, upstreams, configuration, disk, notices };
-            let text = render(&whole, format == Format::Wide);
+            let mut text = render(&whole, format == Format::Wide);
+            if nobody {
+                text = text.replacen(NOBODY, "no such sidecar is connected\n", 1);
+            }
             let Whole { clients, upstreams, configuration, disk, notices } = whole;
             (text, serde_json::json!([clients, upstreams, configuration, disk, notices]))
         }
@@ -139,9 +147,11 @@ fn kept(disk: &Disk) -> String {
     )
 }
 
+const NOBODY: &str = "no sidecar is connected\n";
+
 fn summary(clients: &[Client]) -> String {
     if clients.is_empty() {
-        return "no sidecar is connected\n".into();
+        return NOBODY.into();
     }
     let mut parts = Vec::new();
     for state in [Sync::Rejected, Sync::Stale, Sync::NotSent, Sync::Synced] {

@@ -107,6 +107,17 @@ async fn lists_are_the_same_in_every_format() {
     let checked = scene.run(&["status", "--check", "--node=n1", "-o", "yaml"]);
     assert_eq!(checked.code, Some(0), "the other is not looked at: {checked:?}");
     assert_eq!(scene.run(&["status", "--check", "-o", "name"]).code, Some(1));
+    // Who waits for a node in a pipeline must not be told that it is well.
+    let verbs =
+        [("status", &["--check"][..], "nobody of that name is connected\n"), ("config-dump", &[], "there are none\n")];
+    for (verb, check, said) in verbs {
+        for format in ["table", "wide", "json", "yaml", "name"] {
+            let nobody = scene.run(&[&[verb, "--node=nobody", "-o", format], check].concat());
+            assert_eq!((nobody.code, nobody.messages.as_str()), (Some(1), said), "{verb} -o {format}: {nobody:?}");
+        }
+    }
+    let nobody = scene.run(&["status", "--node=nobody"]);
+    assert!(nobody.code == Some(0) && nobody.data.starts_with("no such sidecar is connected\n"), "{nobody:?}");
 
     let upstreams = scene.json(&["get", "upstreams"]);
     let address = format!("127.0.0.1:{}", scene.control_plane.port);
