@@ -9,6 +9,7 @@
 //! The signatures are checked by ring, which TLS uses already; the format is
 //! small enough to be read here, and only as much of it as is wanted is.
 
+use crate::clock::span;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ring::signature::{self, RsaPublicKeyComponents, UnparsedPublicKey};
@@ -56,8 +57,8 @@ pub enum TokenError {
     Issuer,
     #[error("the bearer token is for another audience")]
     Audience,
-    #[error("the bearer token has expired; present a new one")]
-    Expired,
+    #[error("the bearer token has expired; present a new one{}", clocks(.0))]
+    Expired(Duration),
     #[error("the bearer token is not valid yet; compare the clocks")]
     NotYet,
     #[error("the bearer token never expires, or says so in no number")]
@@ -76,7 +77,7 @@ impl TokenError {
             Self::Signature => "token_signature",
             Self::Issuer => "token_issuer",
             Self::Audience => "token_audience",
-            Self::Expired => "token_expired",
+            Self::Expired(_) => "token_expired",
             Self::NotYet => "token_not_yet",
             Self::NoExpiry => "token_no_expiry",
             Self::Subject => "token_subject",
@@ -297,6 +298,16 @@ struct Head {
     crit: Option<Json>,
 }
 
+/// Where the clock may be to blame.
+const RECENTLY: Duration = Duration::from_secs(3600);
+
+fn clocks(ago: &Duration) -> String {
+    if *ago > RECENTLY {
+        return String::new();
+    }
+    format!(", and compare the clocks: by ours it ended {} ago", span(*ago))
+}
+
 #[derive(Deserialize)]
 struct Body {
     iss: Option<String>,
@@ -322,7 +333,7 @@ impl Body {
         }
         let expires = self.exp.as_ref().and_then(time).ok_or(TokenError::NoExpiry)?;
         if now >= expires + LEEWAY {
-            return Err(TokenError::Expired);
+            return Err(TokenError::Expired(now.duration_since(expires).unwrap_or_default()));
         }
         if let Some(stated) = &self.nbf {
             let from = time(stated).ok_or(TokenError::NotYet)?;

@@ -39,6 +39,8 @@ pub struct Probe {
     pub tls: bool,
     /// Where it ended, and why.
     pub broke: Option<(Stage, String)>,
+    /// It was because a certificate is not valid now.
+    pub dates: bool,
     pub round_trip: Duration,
     /// `None` where no connection came about.
     pub answer: Option<Answer>,
@@ -100,12 +102,16 @@ async fn try_one(endpoint: &config::Endpoint, options: &Options, asked: &First<'
         named: endpoint.host.parse::<IpAddr>().is_err(),
         tls: options.tls.is_some(),
         broke: None,
+        dates: false,
         round_trip: Duration::ZERO,
         answer: None,
         ahead: None,
     };
     match Dialer::new(address, options.clone(), clock.clone()).connect().await {
-        Err(error) => probe.broke = Some((stage(&error), error.to_string())),
+        Err(error) => {
+            probe.dates = matches!(error, ConnectError::Tls { dates: true, .. });
+            probe.broke = Some((stage(&error), error.to_string()));
+        }
         Ok(connection) => {
             probe.round_trip = connection.round_trip();
             let &First { ref metadata, speak, node } = asked;

@@ -5,6 +5,8 @@ use crate::support::outpost::{Outpost, Ran, run};
 use crate::support::process::free_port;
 use crate::support::tls::Authority;
 use serde_json::Value;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
 
 /// The findings of a category, each `RESULT description: error`.
 fn findings(ran: &Ran, category: &str) -> Vec<String> {
@@ -78,11 +80,35 @@ async fn what_is_wrong_is_found_with_a_hint_and_exits_with_1_in_every_format() {
     has(&findings(&json, "upstream"), &[&format!("error {dead} takes TCP connections"), "refused"]);
     has(&findings(&json, "upstream"), &[&format!("error {nowhere} can be resolved"), "cannot resolve"]);
     has(&findings(&json, "limits"), &["warning", "here the limit is"]);
+    has(&findings(&json, "clock"), &["cannot be compared with that of", "no connection came about"]);
     assert!(table.data.contains("√ the configuration is valid") && !short.data.contains('√'), "{}", short.data);
     for text in [&table.data, &short.data] {
         assert!(text.contains("hint: end what listens there, or listen elsewhere"), "{text}");
         assert!(text.ends_with("something is wrong\n"), "{text}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_dates_of_certificates_are_to_blame_the_clock_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let (control_plane, authority) = (ControlPlane::start().await, Authority::new());
+    let (now, hour) = (SystemTime::now(), Duration::from_secs(3600));
+    let early = authority.server_between("outpost.test", now + hour, now + 2 * hour);
+    let files = authority.write(dir.path(), "early", &early);
+    let flag = |flag: &str, path: &Path| format!("{flag}={}", path.display());
+    let (cert, key) = (flag("--tls-cert", &files.certificate), flag("--tls-key", &files.key));
+    let upstream = Outpost::start(dir.path(), control_plane.port, &[&cert, &key]).await;
+    let (address, ca) = (format!("--upstream=127.0.0.1:{}", upstream.port), flag("--upstream-ca", &files.authority));
+    let flags = [&address, &ca, "--upstream-server-name=outpost.test", "--admin=127.0.0.1:0", "--listen=127.0.0.1:0"];
+    let json = run(&[&["check", "-o", "json"], &flags[..]].concat());
+    assert_eq!(json.code, Some(1), "{json:?}");
+    has(&findings(&json, "upstream"), &["error", "shakes hands by TLS", "compare the clocks"]);
+    has(&findings(&json, "clock"), &["warning our clock agrees with", "a certificate is not valid now"]);
+    let table = run(&[&["check"], &flags[..]].concat());
+    assert!(table.data.contains("hint: is the clock of this machine right, and theirs?"), "{}", table.data);
+    // Our own.
+    let own = run(&["check", "-o", "json", &cert, &key, &address, "--admin=127.0.0.1:0", "--listen=127.0.0.1:0"]);
+    has(&findings(&own, "certificates"), &["error --tls-cert is valid now", "is valid only in 60m, from 20"]);
 }
 
 #[test]
@@ -111,6 +137,7 @@ fn files_in_the_place_of_a_control_plane_are_read() {
     let good = check();
     assert_eq!(good.code, Some(0), "{good:?}");
     has(&findings(&good, "upstream"), &["success the files in", "are valid"]);
+    has(&findings(&good, "clock"), &["success our clock cannot be compared with another: files tell no time"]);
     std::fs::write(dir.path().join("b.yaml"), "name: [\n").unwrap();
     let bad = check();
     assert_eq!(bad.code, Some(1), "{bad:?}");

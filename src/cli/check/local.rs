@@ -1,6 +1,7 @@
 //! What can be seen on this machine: ports, certificates, limits.
 
 use super::Finding;
+use crate::clock::{span, timestamp};
 use crate::config::{Config, Listen, ServerTls};
 use crate::files;
 use crate::transport::certificates::{self, Certificate};
@@ -134,13 +135,12 @@ const SOON: Duration = Duration::from_secs(7 * 24 * 3600);
 
 fn dates(flag: &str, found: &[Certificate], now: SystemTime) -> Finding {
     let what = format!("{flag} is valid now, and for a while");
-    let days = |span: Duration| span.as_secs() as f64 / 86_400.0;
     for each in found {
         let subject = &each.subject;
         if let Ok(early) = each.not_before.duration_since(now)
             && !early.is_zero()
         {
-            let error = format!("{subject:?} is valid only in {:.1} days", days(early));
+            let error = format!("{subject:?} is valid only in {}, from {}", span(early), timestamp(each.not_before));
             return Finding::error(
                 what,
                 error,
@@ -149,12 +149,14 @@ fn dates(flag: &str, found: &[Certificate], now: SystemTime) -> Finding {
         }
         match each.not_after.duration_since(now) {
             Err(late) => {
-                let error = format!("{subject:?} ended {:.1} days ago", days(late.duration()));
-                return Finding::error(what, error, "have it issued anew; files are read again without a restart");
+                let late = late.duration();
+                let error = format!("{subject:?} ended {} ago, at {}", span(late), timestamp(each.not_after));
+                let hint = "is the clock of this machine right? else have it issued anew; files are read again without a restart";
+                return Finding::error(what, error, hint);
             }
             // Short-lived ones are renewed when a third is left.
             Ok(left) if left < SOON && lifetime(each) > SOON * 4 => {
-                let error = format!("{subject:?} ends in {:.1} days", days(left));
+                let error = format!("{subject:?} ends in {}", span(left));
                 return Finding::warning(what, error, "have it issued anew; files are read again without a restart");
             }
             Ok(_) => {}
@@ -211,9 +213,9 @@ mod tests {
         };
         let table = [
             (of(19_900, 20_100), Verdict::Success, ""),
-            (of(20_001, 20_100), Verdict::Error, "is valid only in 1.0 days"),
-            (of(19_900, 19_998), Verdict::Error, "ended 2.0 days ago"),
-            (of(19_900, 20_003), Verdict::Warning, "ends in 3.0 days"),
+            (of(20_001, 20_100), Verdict::Error, "is valid only in 24h, from 2024-10-05T00:00:00.000Z"),
+            (of(19_900, 19_998), Verdict::Error, "ended 2d ago, at 2024-10-02T00:00:00.000Z"),
+            (of(19_900, 20_003), Verdict::Warning, "ends in 3d"),
             (of(19_999, 20_001), Verdict::Success, ""),
         ];
         for (certificate, verdict, said) in table {

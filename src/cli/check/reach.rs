@@ -10,12 +10,12 @@ use std::time::Duration;
 /// The way there, and the clocks.
 pub(super) async fn look(config: &Config, node: &str, clock: &Clock) -> (Vec<Finding>, Vec<Finding>) {
     match probe(&config.upstream, node, clock).await {
-        Ok(probes) => (probes.iter().flat_map(way).collect(), probes.iter().filter_map(clocks).collect()),
+        Ok(probes) => (probes.iter().flat_map(way).collect(), probes.iter().map(clocks).collect()),
         Err(error) => {
             let what = "the control plane can be asked";
             (
                 vec![Finding::error(what, error.to_string(), "see the findings about certificates, and the token")],
-                vec![],
+                vec![no_clock("the control plane cannot be asked")],
             )
         }
     }
@@ -30,7 +30,11 @@ fn way(probe: &Probe) -> Vec<Finding> {
             Stage::Tls,
             probe.tls,
             "shakes hands by TLS",
-            "check --upstream-ca, --upstream-server-name and our own certificate against theirs",
+            if probe.dates {
+                "is the clock of this machine right, and theirs? let both take their time from NTP; if they are, have the certificate issued anew"
+            } else {
+                "check --upstream-ca, --upstream-server-name and our own certificate against theirs"
+            },
         ),
         (Stage::Http2, true, "speaks HTTP/2", "name the port on which it serves gRPC; does it want TLS?"),
     ];
@@ -80,21 +84,34 @@ fn hint(code: i32) -> &'static str {
 /// Beyond this tokens and certificates that are just made are not valid yet.
 const SKEW: Duration = Duration::from_secs(30);
 
-fn clocks(probe: &Probe) -> Option<Finding> {
-    probe.answer.as_ref().filter(|answer| **answer != Answer::NotTried)?;
+/// In any case something is said of the clocks.
+fn clocks(probe: &Probe) -> Finding {
     let what = format!("our clock agrees with that of {}", probe.address);
-    let (off, how) = match probe.ahead {
-        Some(Ahead::By(off)) => (off, "ahead"),
-        Some(Ahead::Behind(off)) => (off, "behind"),
+    let hint = "let both machines take their time from NTP: certificates and tokens depend on it";
+    let unknown =
+        |why: &str| Finding::good(format!("our clock cannot be compared with that of {}: {why}", probe.address));
+    let (off, how) = match (&probe.answer, probe.ahead) {
+        (None, _) if probe.dates => {
+            let error = "they cannot be compared, and by one of them a certificate is not valid now";
+            return Finding::warning(what, error, hint);
+        }
+        (None, _) => return unknown("no connection came about"),
+        (Some(Answer::NotTried), _) => return unknown("no stream was opened"),
+        (Some(_), Some(Ahead::By(off))) => (off, "ahead"),
+        (Some(_), Some(Ahead::Behind(off))) => (off, "behind"),
         // Few gRPC servers do.
-        None => return Some(Finding::good(format!("{} tells no time: clocks are not compared", probe.address))),
+        (Some(_), None) => return unknown("it tells no time"),
     };
-    Some(if off <= SKEW {
+    if off <= SKEW {
         Finding::good(what)
     } else {
-        let error = format!("ours is {:.0} s {how}", off.as_secs_f64());
-        Finding::error(what, error, "let both machines take their time from NTP: certificates and tokens depend on it")
-    })
+        Finding::error(what, format!("ours is {:.0} s {how}", off.as_secs_f64()), hint)
+    }
+}
+
+/// Where there is no other clock.
+pub(super) fn no_clock(why: &str) -> Finding {
+    Finding::good(format!("our clock cannot be compared with another: {why}"))
 }
 
 #[cfg(test)]
@@ -106,7 +123,7 @@ mod tests {
     fn clocks_are_compared_where_the_time_is_told() {
         let seconds = |seconds| Duration::from_secs(seconds);
         let table = [
-            (None, Verdict::Success, "tells no time"),
+            (None, Verdict::Success, "cannot be compared with that of istiod:15012: it tells no time"),
             (Some(Ahead::By(seconds(30))), Verdict::Success, "our clock agrees"),
             (Some(Ahead::By(seconds(31))), Verdict::Error, "ours is 31 s ahead"),
             (Some(Ahead::Behind(seconds(3600))), Verdict::Error, "ours is 3600 s behind"),
@@ -116,15 +133,24 @@ mod tests {
             named: true,
             tls: true,
             broke: None,
+            dates: false,
             round_trip: Duration::ZERO,
             answer,
             ahead,
         };
         for (ahead, verdict, said) in table {
-            let found = clocks(&probe(Some(Answer::Silence(Variant::Delta)), ahead)).unwrap();
+            let found = clocks(&probe(Some(Answer::Silence(Variant::Delta)), ahead));
             assert_eq!(found.result, verdict, "{found:?}");
             assert!(format!("{found:?}").contains(said), "{found:?}");
         }
-        assert!(clocks(&probe(None, None)).is_none() && clocks(&probe(Some(Answer::NotTried), None)).is_none());
+        let mut none = probe(None, None);
+        assert!(format!("{:?}", clocks(&none)).contains("cannot be compared with that of istiod:15012: no connection"));
+        none.dates = true;
+        let found = clocks(&none);
+        assert_eq!(found.result, Verdict::Warning);
+        assert!(found.error.unwrap().contains("a certificate is not valid now"));
+        none.broke = Some((Stage::Tls, "certificate expired".into()));
+        assert!(way(&none).iter().any(|found| found.hint.as_ref().is_some_and(|hint| hint.contains("clock"))));
+        assert!(format!("{:?}", clocks(&probe(Some(Answer::NotTried), None))).contains("no stream was opened"));
     }
 }

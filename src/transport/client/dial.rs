@@ -36,7 +36,12 @@ pub enum ConnectError {
     #[error("{address} did not finish the {stage} handshake within {after:?}{hint}")]
     HandshakeTimeout { address: String, stage: &'static str, after: Duration, hint: &'static str },
     #[error("TLS with {address} failed: {detail}")]
-    Tls { address: String, detail: String },
+    Tls {
+        address: String,
+        detail: String,
+        /// A certificate is not valid now: by our clock, or by the peer's.
+        dates: bool,
+    },
     #[error("{address} does not speak HTTP/2: {detail}")]
     NotHttp2 { address: String, detail: String },
     #[error("{address} closed the connection during the HTTP/2 handshake: {detail}")]
@@ -170,12 +175,26 @@ fn tls_failed(dialer: &Dialer, error: &std::io::Error, first: &First) -> Connect
     let began = first.bytes();
     // A TLS record begins with its type, 20 to 24, and version 3.
     let record = matches!(began.as_slice(), [20..=24, 3, ..] | []);
-    let detail = if record {
+    let dates = is_of_dates(error);
+    let detail = if dates {
+        format!("{error}; compare the clocks, then the dates of the certificates")
+    } else if record {
         format!("{error}; check certificate authority, names and dates of both sides")
     } else {
         "the peer does not speak TLS: connect without it or use its TLS port".to_owned()
     };
-    ConnectError::Tls { address: dialer.address.to_string(), detail }
+    ConnectError::Tls { address: dialer.address.to_string(), detail, dates }
+}
+
+fn is_of_dates(error: &std::io::Error) -> bool {
+    use rustls::CertificateError::{Expired, ExpiredContext, NotValidYet, NotValidYetContext};
+    match error.get_ref().and_then(|error| error.downcast_ref::<rustls::Error>()) {
+        Some(rustls::Error::AlertReceived(alert)) => *alert == rustls::AlertDescription::CertificateExpired,
+        Some(rustls::Error::InvalidCertificate(bad)) => {
+            matches!(bad, Expired | ExpiredContext { .. } | NotValidYet | NotValidYetContext { .. })
+        }
+        _ => false,
+    }
 }
 
 async fn handshake<S>(dialer: &Arc<Dialer>, scheme: &'static str, socket: S) -> Result<Connection, ConnectError>

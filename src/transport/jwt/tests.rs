@@ -101,7 +101,7 @@ fn what_counts_and_what_does_not() {
             with(body(), "exp", json!(NOW - 29)),
             Ok(Claims { subject: "alice".into(), expires: at(NOW - 29) }),
         ),
-        ("expired", head(), with(body(), "exp", json!(NOW - 30)), Err(E::Expired)),
+        ("expired", head(), with(body(), "exp", json!(NOW - 30)), Err(E::Expired(Duration::from_secs(30)))),
         ("never expires", head(), without(body(), "exp"), Err(E::NoExpiry)),
         ("expires in a text", head(), with(body(), "exp", json!("9999999999")), Err(E::NoExpiry)),
         ("expires before time", head(), with(body(), "exp", json!(-1)), Err(E::NoExpiry)),
