@@ -22,6 +22,7 @@ mod schema;
 mod settings;
 mod traces;
 mod units;
+mod variables;
 
 pub use address::{Endpoint, Listen};
 pub use flags::Flags;
@@ -32,6 +33,7 @@ pub use schema::schema;
 pub use settings::{Kind, Setting};
 pub use traces::{Traces, TracesError};
 pub use units::{levels, span};
+pub use variables::unknown_variables;
 
 use crate::group::Rules;
 use crate::xds::node::NodeLimits;

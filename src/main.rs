@@ -6,7 +6,7 @@ use outpost::app;
 use outpost::bench::process::BenchError;
 use outpost::bench::{self, part};
 use outpost::cli::{self, Cli, Failure, Outcome, Verb};
-use outpost::config::{Given, Layers, Traces};
+use outpost::config::{Given, Layers, Traces, unknown_variables};
 use outpost::demo;
 use outpost::logs;
 use outpost::traces::{Ended, Patches};
@@ -147,6 +147,9 @@ async fn serve(given: &Given) -> Result<Outcome, Failure> {
     let levels = logs::start(&config.log);
     for warning in config.warnings() {
         tracing::warn!("{}", layers.reword(warning));
+    }
+    for warning in unknown_variables() {
+        tracing::warn!("{warning}");
     }
     let internal = |error| Failure::Internal(format!("cannot listen for signals: {error}"));
     let mut signals = Signals::new().map_err(internal)?;

@@ -185,6 +185,12 @@ fn flags(input: &str, files: &Files, taken: &str) -> (Vec<String>, Vec<(String, 
         "traces by another protocol" => {
             vec![("OTEL_TRACES_EXPORTER", "otlp"), ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json")]
         }
+        "traces by an unknown sampler" => vec![("OTEL_TRACES_EXPORTER", "otlp"), ("OTEL_TRACES_SAMPLER", "alwayson")],
+        "traces of no share" => vec![
+            ("OTEL_TRACES_EXPORTER", "otlp"),
+            ("OTEL_TRACES_SAMPLER", "traceidratio"),
+            ("OTEL_TRACES_SAMPLER_ARG", "much"),
+        ],
         other => panic!("bad_input.txt has a row that is not tried: {other}"),
     };
     let given = |flag: &str| flags.iter().any(|(given, _)| *given == flag);

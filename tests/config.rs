@@ -78,6 +78,16 @@ fn a_sound_file_is_valid() {
 }
 
 #[test]
+fn a_variable_that_is_none_is_told() {
+    let dir = with("upstream: {addresses: [a:1]}");
+    let env = [("OUTPOST_MAX_NAME", "7"), ("OUTPOST_SERVICE_HOST", "10.0.0.1")];
+    let said = run(dir.path(), &env, &["config", "validate", "--config=o.yaml"]);
+    let told = "outpost: warning: \"OUTPOST_MAX_NAME\" is no variable of Outpost, and changes nothing; did you mean \
+                OUTPOST_MAX_NAMES?\n";
+    assert_eq!((said.code, said.err.as_str()), (Some(0), told));
+}
+
+#[test]
 fn every_error_is_told_at_once_with_its_place() {
     let text = "\
 identifier: 7

@@ -11,7 +11,7 @@ use super::output::pretty;
 use super::{Failure, Outcome};
 use crate::admin::report::API_VERSION;
 use crate::clock::Clock;
-use crate::config::{Given, Layers, span};
+use crate::config::{Given, Layers, span, unknown_variables};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 use serde_json::json;
@@ -143,10 +143,14 @@ async fn look(check: &Check, clock: &Clock) -> (Vec<Category>, bool) {
             layers.reword(hint),
         ));
     }
+    for warning in unknown_variables() {
+        let (what, hint) = warning.rsplit_once("; ").unwrap_or((&warning, "see README.md"));
+        configuration.push(Finding::warning("every OUTPOST_ variable is known", what, hint));
+    }
     let admin = config.admin.address.to_string();
     let (running, here) = running::look(&admin).await;
     let (upstream, clocks) = match &config.files {
-        Some(directory) => (local::files(directory), Vec::new()),
+        Some(directory) => (local::files(directory), vec![reach::no_clock("files tell no time")]),
         None => reach::look(&config, &check.as_node, clock).await,
     };
     let categories = vec![

@@ -80,6 +80,9 @@ fn checked(given: &Given) -> Result<(Layers, config::Config), Failure> {
     for warning in config.warnings() {
         eprintln!("outpost: warning: {}", layers.reword(warning));
     }
+    for warning in config::unknown_variables() {
+        eprintln!("outpost: warning: {warning}");
+    }
     // Usable or not, they are replaced without a restart.
     let (tls, upstream) = (&config.downstream.tls, &config.upstream.tls);
     let certificates = tls.iter().map(|tls| ("--tls-cert", &tls.certificate));

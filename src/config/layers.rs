@@ -31,7 +31,7 @@ struct Whence {
     config: Option<String>,
 }
 
-const CONFIG: &str = "OUTPOST_CONFIG";
+pub(super) const CONFIG: &str = "OUTPOST_CONFIG";
 
 impl Args for Given {
     fn augment_args(command: Command) -> Command {

@@ -1,5 +1,6 @@
 //! Whether the standard `OTEL_*` variables ask for traces. What they say beside
-//! that (endpoint, headers, sampler, resource) is read by the library that sends them.
+//! that (endpoint, headers, sampler, resource) is read by the library that sends them, and
+//! refused here where that would pass over it.
 
 /// What they ask for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,7 +55,27 @@ impl Traces {
                 None => {}
             }
         }
+        sampler(&env)?;
         Ok(Some(Self { named: env("OTEL_SERVICE_NAME").is_some() }))
+    }
+}
+
+/// Of all patches or a share of them; the library would take all for what it does not know.
+fn sampler(env: &impl Fn(&str) -> Option<String>) -> Result<(), TracesError> {
+    const VARIABLE: &str = "OTEL_TRACES_SAMPLER";
+    let Some(value) = env(VARIABLE) else { return Ok(()) };
+    let name = value.strip_prefix("parentbased_").unwrap_or(&value);
+    if !["always_on", "always_off", "traceidratio"].contains(&name) {
+        let what = "this is no sampler; say always_on, always_off or traceidratio, or parentbased_ and one of these";
+        return Err(TracesError { variable: VARIABLE, value, what });
+    }
+    let is_share = |text: &str| text.parse::<f64>().is_ok_and(|share| (0.0..=1.0).contains(&share));
+    match env("OTEL_TRACES_SAMPLER_ARG").filter(|share| name == "traceidratio" && !is_share(share)) {
+        None => Ok(()),
+        Some(value) => {
+            let what = "this is no share of the traces; write a number from 0 to 1";
+            Err(TracesError { variable: "OTEL_TRACES_SAMPLER_ARG", value, what })
+        }
     }
 }
 
@@ -97,6 +118,23 @@ mod tests {
             let told = of(&[("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", bad), endpoint]).unwrap_err();
             assert!(told.contains(&format!("_TRACES_ENDPOINT {bad:?}: this is no address of a collector")), "{told}");
         }
+        for bad in ["alwayson", "ALWAYS_ON", "jaeger_remote", "parentbased_", "xray"] {
+            let told = of(&[endpoint, ("OTEL_TRACES_SAMPLER", bad)]).unwrap_err();
+            assert!(
+                told.starts_with(&format!("OTEL_TRACES_SAMPLER {bad:?}: this is no sampler; say always_on")),
+                "{told}"
+            );
+        }
+        for sampler in ["traceidratio", "parentbased_traceidratio"] {
+            let of = |share| of(&[endpoint, ("OTEL_TRACES_SAMPLER", sampler), ("OTEL_TRACES_SAMPLER_ARG", share)]);
+            for bad in ["much", "1.5", "-1", "NaN", "10%"] {
+                let told = of(bad).unwrap_err();
+                assert!(told.contains(&format!("_SAMPLER_ARG {bad:?}: this is no share of the traces")), "{told}");
+            }
+            assert!(["0", "0.25", "1"].iter().all(|share| of(share).is_ok()));
+        }
+        let unused = [endpoint, ("OTEL_TRACES_SAMPLER", "always_on"), ("OTEL_TRACES_SAMPLER_ARG", "much")];
+        assert!(of(&unused).is_ok(), "it has no meaning there");
         let own = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "grpc");
         assert!(of(&[endpoint, own, ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json")]).is_ok(), "its own variable wins");
     }
