@@ -5,7 +5,7 @@ mod words;
 pub use words::{span, timestamp};
 
 use crate::xds::Moment;
-use std::pin::Pin;
+use futures_util::future::BoxFuture;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::watch;
@@ -89,7 +89,7 @@ impl Clock {
 pub struct Alarm {
     clock: Clock,
     deadline: Option<Moment>,
-    timer: Option<(Moment, Pin<Box<dyn Future<Output = ()> + Send>>)>,
+    timer: Option<(Moment, BoxFuture<'static, ()>)>,
 }
 
 impl Alarm {

@@ -65,7 +65,7 @@ async fn a_question_that_cannot_be_answered_is_told_why() {
 /// The bytes of a request.
 fn question(what: &str) -> Vec<u8> {
     let id = |pattern| NodeMatcher { node_id: Some(text(Some(pattern))), node_metadatas: vec![] };
-    let regex = |regex: &str| id(Text::SafeRegex(RegexMatcher { regex: regex.into(), ..Default::default() }));
+    let regex = |regex: &str| id(Text::SafeRegex(RegexMatcher { regex: regex.into() }));
     let yes = || value(Pattern::BoolMatch(true));
     let matchers = match what {
         "17 node matchers" => vec![id(Text::Prefix("n".into())); 17],

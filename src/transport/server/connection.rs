@@ -108,8 +108,10 @@ async fn handshake<H>(
 
 /// What a connection waits for.
 enum Event {
-    /// A call. All of HTTP/2 goes on until there is one.
-    Called(Option<Result<(Request<RecvStream>, SendResponse<Bytes>), h2::Error>>),
+    /// All of HTTP/2 goes on until there is one.
+    Call(Box<(Request<RecvStream>, SendResponse<Bytes>)>),
+    Broke(h2::Error),
+    Closed,
     /// No pong came.
     Dead,
     /// The time for a first call is over.
@@ -176,7 +178,11 @@ impl<'a, H: Handler> Serving<'a, H> {
             });
             let (http2, turns) = (&mut self.http2, &self.turns);
             let event = poll_fn(|cx| match aside.poll(cx, |cx| seldom.as_mut().poll(cx)) {
-                Poll::Pending => turns.poll(cx, |cx| http2.poll_accept(cx)).map(Event::Called),
+                Poll::Pending => turns.poll(cx, |cx| http2.poll_accept(cx)).map(|accepted| match accepted {
+                    Some(Ok(call)) => Event::Call(call.into()),
+                    Some(Err(error)) => Event::Broke(error),
+                    None => Event::Closed,
+                }),
                 event => event,
             });
             let event = event.await;
@@ -190,12 +196,12 @@ impl<'a, H: Handler> Serving<'a, H> {
     async fn take(&mut self, event: Event, ending: Option<Ending>) -> Option<Ended> {
         let over = |plain| ending.map_or(plain, |ending| of(ending.cause));
         match event {
-            Event::Called(Some(Ok((request, respond)))) => self.begin(request, respond),
-            Event::Called(Some(Err(error))) => {
+            Event::Call(call) => self.begin(call.0, call.1),
+            Event::Broke(error) => {
                 tracing::debug!(peer = %self.peer.address, %error, "connection broke off");
                 return Some(over(Ended::Error));
             }
-            Event::Called(None) => return Some(over(Ended::Closed)),
+            Event::Closed => return Some(over(Ended::Closed)),
             Event::Dead => return Some(Ended::PingTimeout),
             Event::Idle => {
                 self.called = true;
