@@ -116,7 +116,7 @@ pub async fn bind(admin: config::Admin) -> Result<TcpListener, AdminError> {
 fn routes() -> Vec<(&'static str, MethodRouter<Arc<Sources>>)> {
     vec![
         ("/", get(index)),
-        ("/livez", get(async |_: Query<Nothing>| "ok\n")),
+        ("/livez", get(async || "ok\n")),
         ("/readyz", get(readyz)),
         ("/metrics", get(metrics)),
         ("/clients", get(clients)),
@@ -150,7 +150,8 @@ pub async fn serve(listener: TcpListener, sources: Sources, stop: impl Future<Ou
 
 type Shared = State<Arc<Sources>>;
 
-/// What takes no query refuses one: it would be passed over in silence.
+/// What takes no query refuses one: it would be passed over in silence. Probes and
+/// scrapers, which ask with keys of their own, are not held to that.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Nothing {}
@@ -177,13 +178,13 @@ async fn readyz(State(sources): Shared, Query(query): Query<Verbose>) -> (Status
     (status, text + &files.unwrap_or_default() + &facts.explain())
 }
 
+/// Probes and scrapers ask with keys of their own.
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
 struct Verbose {
     verbose: Option<String>,
 }
 
-async fn metrics(State(sources): Shared, _: Query<Nothing>) -> Response {
+async fn metrics(State(sources): Shared) -> Response {
     let mut text = String::new();
     // Writing into a string cannot fail.
     let _ = prometheus_client::encoding::text::encode(&mut text, &sources.registry);

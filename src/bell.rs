@@ -58,9 +58,10 @@ impl Aside {
         Self { waker: bell.clone().into(), bell }
     }
 
-    /// The work is not what it was: it is looked at, woken or not.
+    /// The work is not what it was: it is looked at the next time, woken or not. To be
+    /// called by the task itself, before it waits.
     pub fn renew(&self) {
-        self.bell.ring();
+        self.bell.rung.store(true, Ordering::Release);
     }
 
     /// `work` is to look at everything that may be ready, each time in the same

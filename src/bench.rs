@@ -190,9 +190,14 @@ pub fn run(options: &Options) -> Result<(), BenchError> {
     begin(&screen, options, &machine);
     let directory = Temporary::new()?;
     let mut bench = Bench::new(options, &screen, directory.0.clone());
+    let mut failed = None;
     for scenario in scenarios {
         screen.line(scenario.name());
-        bench.run(scenario)?;
+        if let Err(error) = bench.run(scenario) {
+            // What was measured before is worth its report.
+            failed = Some(error);
+            break;
+        }
     }
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let results = bench.results;
@@ -214,7 +219,7 @@ pub fn run(options: &Options) -> Result<(), BenchError> {
     screen.line(&report::table(&document));
     report::write(&document, &options.out)?;
     screen.line(&format!("Written to {}: report.json, report.md, report.html", options.out.display()));
-    Ok(())
+    failed.map_or(Ok(()), Err)
 }
 
 /// What is measured, or why it cannot be.

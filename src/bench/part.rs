@@ -96,10 +96,11 @@ impl Spec {
         }
     }
 
-    /// Everything but servers of sidecars runs on one thread, as its cost is counted in cores.
+    /// Servers of sidecars have all cores, and a control plane may be one; the rest runs on
+    /// one thread, as its cost is counted in cores.
     pub fn threads(&self) -> usize {
         match self {
-            Self::Serve { .. } | Self::H2 { .. } | Self::Tonic { .. } => {
+            Self::Plane { .. } | Self::Serve { .. } | Self::H2 { .. } | Self::Tonic { .. } => {
                 std::thread::available_parallelism().map_or(2, usize::from)
             }
             _ => 1,
@@ -176,9 +177,11 @@ pub enum Reply {
     Usage(Usage),
     /// Whether what was waited for came about.
     Came(bool),
-    /// How late the source was at most, in µs.
+    /// How late the source was at most, and for how long it stayed awake to be in time,
+    /// in µs.
     Made {
         late: u64,
+        awake: u64,
     },
     Report(Box<Report>),
     Traffic(Traffic),

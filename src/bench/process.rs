@@ -134,10 +134,11 @@ impl Part {
         }
     }
 
-    /// How late the source was at most, when it has made all changes.
-    pub fn made(&mut self) -> Result<u64, BenchError> {
+    /// When it has made all changes: how late the source was at most, and how long it
+    /// stayed awake for them, in µs.
+    pub fn made(&mut self) -> Result<(u64, u64), BenchError> {
         match self.ask(&Order::Made)? {
-            Reply::Made { late } => Ok(late),
+            Reply::Made { late, awake } => Ok((late, awake)),
             other => self.strange(&other),
         }
     }

@@ -277,9 +277,12 @@ impl Forwarder {
         }
     }
 
-    /// All that is due goes back to the kernel.
+    /// What is due goes back to the kernel, some of it at a time: what that answers
+    /// stands in the device's queue until it is read, and is lost where that is full.
     fn deliver(&mut self, now: Moment, cut: bool, stalled: Moment) {
+        let mut turn = 0..TURN;
         while now >= stalled
+            && turn.next().is_some()
             && let Some(Reverse((due, ..))) = self.flight.peek()
             && *due <= now
         {

@@ -48,7 +48,9 @@ fn split(text: &str) -> (&str, &str) {
 /// of a target, a level that is misspelt would do nothing, in silence.
 pub fn levels(text: &str) -> Result<Targets, String> {
     let level = |part: &str| !part.is_empty() && part.parse::<LevelFilter>().is_ok();
-    let known = |part: &str| part.contains('=') || level(part.trim());
-    let read = text.split(',').all(known).then(|| text.parse().ok()).flatten();
+    // A blank would be a part of the name.
+    let parts: Vec<_> = text.split(',').map(str::trim).collect();
+    let known = parts.iter().all(|part| part.contains('=') || level(part));
+    let read = known.then(|| parts.join(",").parse().ok()).flatten();
     read.ok_or_else(|| "is no level and no filter; write info, or info,outpost::upstream=debug".to_owned())
 }

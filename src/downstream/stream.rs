@@ -496,14 +496,15 @@ fn credential(shared: &Shared, identity: Option<&Identity>) -> Option<Credential
 
 /// When a call ends that a token opened: before the token does, and spread, for
 /// those that came with one token are not to end at once. Who comes within its last
-/// seconds stays to its end; who comes after it (clocks differ), as long as it is taken.
+/// seconds stays almost to its end; who comes after it (clocks differ), almost as long as
+/// it is taken.
 pub(super) fn token_ends(identity: Option<&Identity>, clock: &Clock) -> Option<Moment> {
     let identity = identity.filter(|identity| identity.token().is_some())?;
     let left = identity.not_after().duration_since(clock.wall());
     let lasts = match left {
         Ok(left) if left > jwt::LEEWAY => left - jwt::LEEWAY.mul_f64(rand::random_range(0.0..1.0)),
-        Ok(left) => left,
-        Err(past) => jwt::LEEWAY.saturating_sub(past.duration()),
+        Ok(left) => left.mul_f64(rand::random_range(0.9..1.0)),
+        Err(past) => jwt::LEEWAY.saturating_sub(past.duration()).mul_f64(rand::random_range(0.9..1.0)),
     };
     Some(clock.now() + lasts)
 }

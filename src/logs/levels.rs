@@ -209,8 +209,11 @@ mod tests {
 
     #[test]
     fn what_cannot_be_is_refused_and_changes_nothing() {
-        let (levels, _) = levels();
+        let (levels, seen) = levels();
         let second = Duration::from_secs(1);
+        levels.lay(Moment::START, " warn , h2=debug", second).unwrap();
+        assert!(shows(&seen, "h2", Level::DEBUG), "blanks are no part of a name");
+        levels.reset();
         for text in ["", " ", "loud", "info,outpost", "outpost=loud", "a=b=c"] {
             let refused = levels.lay(Moment::START, text, second);
             assert!(matches!(&refused, Err(LevelError::Filter(given, _)) if given == text), "{text:?}: {refused:?}");

@@ -93,8 +93,13 @@ impl<S: AsyncWrite + Unpin> Inner<S> {
         }
         let before = self.bytes.len();
         for part in parts {
-            let room = MOST - self.bytes.len();
-            self.bytes.extend_from_slice(part.get(..room).unwrap_or(part));
+            let part = part.get(..MOST - self.bytes.len()).unwrap_or(part);
+            let wanted = self.bytes.len() + part.len();
+            if wanted > self.bytes.capacity() {
+                // Doubling by itself, it would hold more than is ever used.
+                self.bytes.reserve_exact(wanted.next_power_of_two().min(MOST) - self.bytes.len());
+            }
+            self.bytes.extend_from_slice(part);
         }
         Poll::Ready(Ok(self.bytes.len() - before))
     }

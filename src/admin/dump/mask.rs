@@ -12,11 +12,18 @@ use std::collections::BTreeMap;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Mask(BTreeMap<String, Mask>);
 
+/// Names in one path: no message is looked into deeper, and the tree is let go by
+/// recursion.
+const DEEPEST: usize = 32;
+
 impl Mask {
     /// `cluster.name,version_info`
     pub fn read(text: &str) -> Result<Self, String> {
         let mut mask = Self::default();
         for path in text.split(',') {
+            if path.split('.').count() > DEEPEST {
+                return Err(format!("a path of mask= has more than {DEEPEST} names; name a field less deep"));
+            }
             let mut at = &mut mask;
             for name in path.split('.') {
                 let fits = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');

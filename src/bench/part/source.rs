@@ -42,7 +42,7 @@ pub(super) async fn follow(
     streams: impl Fn() -> u64,
 ) -> Result<(), PartError> {
     let local = LocalSet::new();
-    let mut under_way: Option<JoinHandle<u64>> = None;
+    let mut under_way: Option<JoinHandle<(u64, u64)>> = None;
     local
         .run_until(async {
             while let Some(order) = talk.next().await {
@@ -52,11 +52,11 @@ pub(super) async fn follow(
                         say(&Reply::Done);
                     }
                     Order::Made => {
-                        let late = match under_way.take() {
-                            Some(driver) => driver.await.unwrap_or(u64::MAX),
-                            None => 0,
+                        let (late, awake) = match under_way.take() {
+                            Some(driver) => driver.await.unwrap_or((u64::MAX, 0)),
+                            None => (0, 0),
                         };
-                        say(&Reply::Made { late });
+                        say(&Reply::Made { late, awake });
                     }
                     Order::Streams => say(&Reply::Streams(streams())),
                     other => unfit(&other),
@@ -68,9 +68,9 @@ pub(super) async fn follow(
 }
 
 /// Makes each change when it is due, whatever becomes of those before. Returns
-/// how late it was at most.
-async fn drive(plan: Plan, make: Rc<dyn Fn(&Change)>) -> u64 {
-    let mut late = 0;
+/// how late it was at most, and how long it stayed awake only to be in time.
+async fn drive(plan: Plan, make: Rc<dyn Fn(&Change)>) -> (u64, u64) {
+    let (mut late, mut awake) = (0, 0);
     for change in plan.changes() {
         let wait = change.at.saturating_sub(now::micros());
         if wait > AWAKE {
@@ -78,15 +78,17 @@ async fn drive(plan: Plan, make: Rc<dyn Fn(&Change)>) -> u64 {
             let sleep = move || now::sleep(Duration::from_micros(wait - AWAKE));
             let _ = tokio::task::spawn_blocking(sleep).await;
         }
+        let since = now::micros();
         while now::micros() < change.at {
             // Connections are served meanwhile.
             tokio::task::yield_now().await;
         }
+        awake += now::micros().saturating_sub(since);
         late = late.max(now::micros().saturating_sub(change.at));
         make(&change);
         tokio::task::yield_now().await;
     }
-    late
+    (late, awake)
 }
 
 /// One write of the same bytes to each of as many sockets: what no server can

@@ -172,7 +172,7 @@ impl<'a, H: Handler> Serving<'a, H> {
                     () = &mut keep_alive => Event::Dead,
                     () = &mut first_call, if !self.called => Event::Idle,
                     end = &mut draining => Event::Drained(end),
-                    () = &mut planned_end, if ending.is_none() => Event::Planned,
+                    () = &mut planned_end, if self.planned.is_some() => Event::Planned,
                     () = &mut cut => Event::Cut,
                 }
             });
@@ -216,7 +216,8 @@ impl<'a, H: Handler> Serving<'a, H> {
             // The server was dropped: no decent end is wanted.
             Event::Drained(None) => return Some(Ended::Drained),
             Event::Planned => {
-                if let Some(planned) = self.planned {
+                // Of two ends the earlier counts: a drain may be long.
+                if let Some(planned) = self.planned.take() {
                     self.end(planned);
                 }
             }
@@ -347,9 +348,18 @@ async fn keep_alive(clock: &Clock, settings: &super::Settings, pings: Option<Pin
         if breaks::on("C-173") {
             return;
         }
-        match within(clock, settings.ping_timeout, pings.ping(Ping::opaque())).await {
-            Some(Ok(_)) => {}
+        if pings.send_ping(Ping::opaque()).is_err() {
             // The connection itself says why.
+            return future::pending().await;
+        }
+        let mut pong = within(clock, settings.ping_timeout, poll_fn(|cx| pings.poll_pong(cx))).await;
+        if pong.is_none() {
+            // This machine may have been stopped: what has come meanwhile is read first.
+            tokio::task::yield_now().await;
+            pong = poll_fn(|cx| pings.poll_pong(cx)).now_or_never();
+        }
+        match pong {
+            Some(Ok(_)) => {}
             Some(Err(_)) => future::pending().await,
             None => return,
         }
