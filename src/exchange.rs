@@ -33,6 +33,7 @@ mod private;
 #[cfg(test)]
 mod private_tests;
 mod pulse;
+mod recalled;
 mod refer;
 pub mod report;
 #[cfg(test)]

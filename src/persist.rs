@@ -16,8 +16,8 @@
 //! stream but a group that is put back; its upstream side waits two seconds at most. Whatever
 //! is wrong with the disk is told, tried again, and takes nothing from anybody.
 //!
-//! Never written: sensitive types, whatever names them; private groups; names that must
-//! not be cached; and without a key extension configurations, which may hold credentials
+//! Never written: sensitive types, whatever names them; private groups; what must not
+//! be cached, of which the name is; and without a key extension configurations, which may hold credentials
 //! of a registry.
 //!
 //! # Why plain files

@@ -52,6 +52,11 @@ pub struct ServedType {
     /// Names that exist and must not be kept here (C-145): who wants one asks for
     /// it in a private group. Nothing is known of them from the tree.
     pub apart: Arc<NameSet>,
+    /// What an earlier process held and the upstream has said nothing of in this
+    /// one, by the same names; a client may know better.
+    pub recalled: Tree,
+    /// Nor has it said what exists.
+    pub recalled_set: bool,
 }
 
 /// Whether the upstream can answer.

@@ -69,6 +69,7 @@ impl Draft {
 
 impl GroupType {
     pub(super) fn commit(&mut self, scene: &Scene<'_>, update: Update) -> Committed {
+        let spoken = self.spoken(&update);
         let Update { label, resources, removed, silent, errors, whole, answers_wildcard, received, .. } = update;
         self.pulse.answered(scene.now);
         let mut draft = Draft::default();
@@ -109,6 +110,7 @@ impl GroupType {
         if answers_wildcard {
             self.answered_wildcard();
         }
+        self.heard_anew(scene, spoken, answers_wildcard || whole);
         let Draft { edits, touched, ignored, versions, .. } = draft;
         let changed = self.change(scene, edits, &label, received);
         self.state_versions(scene, versions);

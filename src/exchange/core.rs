@@ -246,6 +246,7 @@ impl GroupState {
     pub fn confirmed_by_silence(&mut self, now: Moment, type_url: &TypeUrl) {
         if let Some(kind) = self.types.get_mut(type_url) {
             kind.pulse.answered(now);
+            kind.all_heard();
         }
         self.publish(now);
     }

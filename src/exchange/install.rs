@@ -124,6 +124,8 @@ impl GroupType {
             touched: self.touched.clone(),
             received: self.received,
             committed: self.committed,
+            recalled: self.recalled.tree.clone(),
+            recalled_set: self.recalled.set,
             apart: self.apart.set(store),
         }
     }

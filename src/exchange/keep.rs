@@ -6,13 +6,14 @@
 //! stream are gone: held, unconfirmed, and served to whoever comes.
 //!
 //! Promise: what the upstream said in this process is never replaced by what it
-//! said before. A type of which names are kept apart (C-145) is not complete when it
-//! comes back, for these names are not kept.
+//! said before. Of what must not be cached (C-145) the names are kept, and nothing
+//! else: a set that is complete is so but for them.
 
 use super::core::{GroupState, Line};
 use super::kind::{GroupType, Scene};
 use super::label::{KeptLabel, Labels};
 use super::lease::Phase;
+use super::recalled::Recalled;
 use crate::content::{Changed, Tree};
 use crate::xds::{Kind, Moment, Name, TypeUrl};
 use std::time::Duration;
@@ -38,6 +39,8 @@ pub struct KeptType {
     pub confirmed: Option<Duration>,
     /// What is left of TTLs (C-132).
     pub expires: Vec<(Name, Duration)>,
+    /// Names that exist and whose resources must not be kept (C-145).
+    pub apart: Vec<Name>,
 }
 
 impl GroupState {
@@ -79,9 +82,10 @@ impl GroupType {
             tree: self.tree.clone(),
             versions: self.versions.clone(),
             label: self.labels.keep(),
-            complete: self.complete && self.apart.is_empty(),
+            complete: self.complete,
             confirmed,
             expires,
+            apart: self.apart.names().iter().cloned().collect(),
         }
     }
 
@@ -93,7 +97,9 @@ impl GroupType {
         self.versions = kept.versions;
         self.labels = Labels::of(kept.label);
         self.complete = kept.complete;
+        self.recalled = Recalled::of(&self.tree, self.complete);
         self.pulse.recall(scene.now, kept.confirmed);
+        kept.apart.into_iter().for_each(|name| _ = self.apart.insert(name));
         kept.expires.iter().for_each(|(name, left)| self.expiry.set(name, scene.now + *left));
         // As what a wildcard left: to be evicted where nobody comes for it.
         self.wildcard.get_or_insert(Phase::Idle(self.pulse.synced_for(scene.now) + scene.timing.evict));

@@ -13,6 +13,7 @@ use super::interest::{Interest, Marks, Moved};
 use super::label::{Labels, Step};
 use super::lease::{Leases, Phase};
 use super::pulse::Pulse;
+use super::recalled::Recalled;
 use super::waiting::Waiting;
 use crate::breaks;
 use crate::content::{Body, Changed, Entry, NameSet, Store, Tree};
@@ -87,6 +88,8 @@ pub(super) struct GroupType {
     pub(super) touched: Arc<BTreeMap<Name, u64>>,
     pub(super) received: Moment,
     pub(super) committed: Moment,
+    /// What another process held, as far as the upstream has not spoken.
+    pub(super) recalled: Recalled,
     /// Names whose resources must not be kept here (C-145).
     pub(super) apart: Apart,
     /// On-demand workloads that nobody asked for and that are gone, oldest first.
@@ -120,6 +123,7 @@ impl GroupType {
             touched: Arc::default(),
             received: Moment::START,
             committed: Moment::START,
+            recalled: Recalled::default(),
             apart: Apart::default(),
             buried: VecDeque::new(),
             notes: Notes { serve: true, ..Notes::default() },
@@ -375,6 +379,7 @@ impl GroupType {
     /// would say what was removed between. A new stream states what is held.
     pub(super) fn stream_ended(&mut self, scene: &Scene<'_>, heard: Option<Moment>) {
         self.pulse.closed(scene.now, heard);
+        self.recalled.stream_ended();
         self.stop_waiting();
         let synced = self.pulse.synced_for(scene.now);
         if matches!(self.wildcard, Some(Phase::Lingering(until)) if until <= synced) {
@@ -415,6 +420,7 @@ impl GroupType {
     /// Ends what has waited, lingered or lived long enough.
     pub(super) fn tick(&mut self, scene: &Scene<'_>) -> Vec<Changed> {
         self.pulse.tick(scene.now, scene.timing);
+        self.hear_silence(scene);
         while let Some(name) = self.awaited.pop(scene.now) {
             self.unblock(&name);
         }
@@ -506,7 +512,8 @@ impl GroupType {
     }
 
     /// Nobody wants anything any more: what is present is held on, unconfirmed, to
-    /// be evicted as what a wildcard left is. Nothing else is kept, so that a
+    /// be evicted as what a wildcard left is; with it the names that a set that is
+    /// complete lacks (C-145). Nothing else is kept, so that a
     /// group without members costs its content, which others may share.
     pub(super) fn rest(&mut self, scene: &Scene<'_>) -> Vec<Changed> {
         if !self.interest.is_empty() || !self.referred.is_empty() {
@@ -518,7 +525,9 @@ impl GroupType {
         self.install(scene, &dropped);
         self.leases = Leases::default();
         self.globs.clear();
-        self.apart.clear();
+        if !self.complete {
+            self.apart.clear();
+        }
         self.wildcard = Some(Phase::Idle(self.after(scene, scene.timing.evict)));
         self.subscription_changed();
         self.notes.serve = true;
@@ -550,6 +559,7 @@ impl GroupType {
             self.awaited.deadline(),
             self.restating.deadline(),
             self.wildcard_awaited,
+            self.recalled.deadline(),
             self.expiry.deadline(),
             self.pulse.deadline(now, timing),
             self.leases.next().and_then(|span| self.pulse.moment_of(span)),

@@ -109,6 +109,8 @@ pub(super) struct Type {
     pub(super) complete: bool,
     /// Milliseconds since 1970.
     pub(super) expires: Vec<(String, u64)>,
+    /// Names of what must not be kept.
+    pub(super) apart: Vec<String>,
 }
 
 impl Type {
@@ -118,7 +120,8 @@ impl Type {
         for of in types {
             bytes.bytes(of.type_url.as_bytes());
             let KeptLabel { current, shown, diverged, dropped } = &of.label;
-            let flags = [of.tree.is_some(), of.versions.is_some(), of.complete, *diverged, *dropped];
+            let flags =
+                [of.tree.is_some(), of.versions.is_some(), of.complete, *diverged, *dropped, !of.apart.is_empty()];
             bytes.push(flags.iter().rev().fold(0, |bits, flag| bits << 1 | u8::from(*flag)));
             of.tree.iter().chain(&of.versions).for_each(|link| put_link(&mut bytes, link));
             bytes.bytes(current.as_bytes());
@@ -127,6 +130,10 @@ impl Type {
             for (name, at) in &of.expires {
                 bytes.bytes(name.as_bytes());
                 bytes.number(*at);
+            }
+            if !of.apart.is_empty() {
+                bytes.number(of.apart.len() as u64);
+                of.apart.iter().for_each(|name| bytes.bytes(name.as_bytes()));
             }
         }
         bytes.into()
@@ -151,7 +158,9 @@ impl Type {
         let count = from.count()?;
         let expires =
             (0..count).map(|_| Ok((from.text()?.to_owned(), from.number()?))).collect::<Result<_, Malformed>>()?;
-        Ok(Self { type_url, tree, versions, label, complete: is(2), expires })
+        let count = if is(5) { from.count()? } else { 0 };
+        let apart = (0..count).map(|_| from.text().map(str::to_owned)).collect::<Result<_, _>>()?;
+        Ok(Self { type_url, tree, versions, label, complete: is(2), expires, apart })
     }
 }
 
@@ -290,8 +299,10 @@ mod tests {
             label,
             complete: true,
             expires: vec![("a".into(), 1 << 41)],
+            apart: vec!["d".into()],
         };
-        let bare = Type { tree: None, versions: Some(link(2)), complete: false, expires: vec![], ..of.clone() };
+        let bare =
+            Type { tree: None, versions: Some(link(2)), complete: false, expires: vec![], apart: vec![], ..of.clone() };
         let types = Type::encode(&[of.clone(), bare.clone()]);
         assert_eq!(Type::decode(&types), Ok(vec![of, bare]));
         let groups = [("g".into(), Group { types, confirmed: vec![5, 0] })].into();

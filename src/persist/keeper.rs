@@ -236,6 +236,7 @@ impl Current {
             label: of.label.clone(),
             complete: of.complete,
             expires: of.expires.iter().map(|(name, left)| (name.to_string(), at(name, *left))).collect(),
+            apart: of.apart.iter().map(ToString::to_string).collect(),
         })
     }
 

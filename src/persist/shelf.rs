@@ -97,6 +97,7 @@ impl Shelf {
                 complete: of.complete,
                 confirmed: (confirmed > 0).then(|| ago(confirmed)),
                 expires: of.expires.iter().map(|(name, at)| (name.as_str().into(), left(*at))).collect(),
+                apart: of.apart.iter().map(|name| name.as_str().into()).collect(),
             })
         });
         Ok(Kept { types: types.collect::<Result<_, Bad>>()? })

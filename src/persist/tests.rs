@@ -66,6 +66,7 @@ fn kept(store: &Store, of: &BTreeMap<String, String>) -> Kept {
             complete: short == "cds",
             confirmed: Some(Duration::from_secs(5)),
             expires: vec![("name 7".into(), Duration::from_millis(1500))],
+            apart: vec!["apart".into()],
             type_url,
         }
     };
@@ -117,6 +118,7 @@ fn what_was_kept_is_read() {
     assert_eq!(found.types.len(), 2);
     for (found, want) in found.types.iter().zip(&want.types) {
         assert_eq!((&found.type_url, &found.label, found.complete), (&want.type_url, &want.label, want.complete));
+        assert_eq!((&found.apart, &*found.apart[0]), (&want.apart, "apart"));
         assert_eq!((found.tree.id(), found.versions.id()), (want.tree.id(), want.versions.id()));
         let (name, left) = &found.expires[0];
         assert!(&**name == "name 7" && *left <= Duration::from_millis(1500) && *left > Duration::from_millis(500));

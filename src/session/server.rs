@@ -286,6 +286,8 @@ struct TypeState {
     withheld: Option<Moment>,
     touch: u64,
     label: Option<Arc<str>>,
+    /// `version_info` of the first request: SotW's word on what the client has.
+    version: Box<str>,
     facts: Facts,
 }
 
@@ -430,6 +432,7 @@ impl TypeState {
             withheld: None,
             touch: 0,
             label: None,
+            version: Box::default(),
             facts: Facts::default(),
         }
     }

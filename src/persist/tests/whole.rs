@@ -321,20 +321,59 @@ async fn a_disk_that_fails_is_told_and_tried_again() {
     }
 }
 
+/// What was on disk is nobody's word until the upstream has spoken: a connection is none.
 #[tokio::test]
-async fn names_that_must_not_be_cached_are_not_kept_and_not_denied() {
+async fn what_was_on_disk_is_unconfirmed_until_the_upstream_speaks() {
     let ram = Ram::default();
+    before(&ram).await;
     let process = Process::start(&ram).await;
     let member = process.join("g");
+    until("what was on disk", || has(&member.served(), "cds", "c1").is_some()).await;
+    let unconfirmed = |member: &Member| {
+        let served = member.served();
+        let (cds, eds) = (served.of(&type_of("cds")).unwrap(), served.of(&type_of("eds")).unwrap());
+        let names = eds.recalled.iter().map(|entry| entry.name().to_string()).collect::<Vec<_>>().join(" ");
+        (cds.recalled_set && !cds.recalled.is_empty(), eds.recalled_set, names)
+    };
+    let names = |member: &Member| unconfirmed(member).2.split(' ').count();
+    assert_eq!((unconfirmed(&member).0, unconfirmed(&member).1, names(&member)), (true, true, 2));
     member.group().stream_opened("istiod:15012".into());
-    let cds = type_of("cds");
-    let resources = vec![resource(&cds, "plain", "1", false), resource(&cds, "apart-name", "NOT CACHED", true)];
-    let update = Update { resources, answers_wildcard: true, ..update(cds.clone()) };
-    member.group().apply(update);
-    process.save().await;
-    assert!(!ram.has(b"NOT CACHED") && !ram.has(b"apart-name"));
-    let again = Process::start(&ram).await;
-    let member = again.join("g");
-    until("what was on disk", || has(&member.served(), "cds", "plain").is_some()).await;
-    assert!(!member.served().of(&cds).unwrap().complete, "nobody is told that the name does not exist");
+    assert!(unconfirmed(&member).0, "a stream has said nothing yet");
+    say(&process, &member, "cds", &[("c1", "one")], &[]);
+    say(&process, &member, "eds", &[("e1", "points")], &[]);
+    assert_eq!(unconfirmed(&member), (false, true, "e2".into()), "of these it has spoken");
+    member.group().stream_lost("reset".into());
+    assert_eq!(unconfirmed(&member), (false, true, "e2".into()));
+    member.group().stream_opened("istiod:15012".into());
+    tokio::spawn(process.exchange.clone().run());
+    say(&process, &member, "eds", &[("e1", "others")], &[]);
+    process.clock.advance(Timing::default().absent);
+    until("silence is an answer, with others before it", || unconfirmed(&member) == (false, false, "".into())).await;
+}
+
+/// The names are kept, so that a set without them is not taken for all there is.
+#[tokio::test]
+async fn of_what_must_not_be_kept_the_name_is_known_after_a_restart() {
+    let ram = Ram::default();
+    for rested in [false, true] {
+        let process = Process::start(&ram).await;
+        let member = process.join("g");
+        member.group().stream_opened("istiod:15012".into());
+        let resources =
+            vec![resource(&type_of("cds"), "c1", "one", false), resource(&type_of("cds"), "d", "ONCE ONLY", true)];
+        member.group().apply(Update { resources, answers_wildcard: true, ..update(type_of("cds")) });
+        let group = member.group().clone();
+        if rested {
+            drop(member);
+            group.stream_closed();
+        }
+        process.save().await;
+        assert!(!ram.has(b"ONCE ONLY"));
+        let again = Process::start(&ram.crashed(false)).await;
+        let member = again.join("g");
+        until("what was on disk", || has(&member.served(), "cds", "c1").is_some()).await;
+        let served = member.served();
+        let cds = served.of(&type_of("cds")).unwrap();
+        assert!(cds.complete && served.apart && cds.apart.contains("d"), "rested: {rested}");
+    }
 }

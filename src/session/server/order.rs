@@ -131,6 +131,16 @@ impl TypeState {
             || self.silence_speaks(view).is_some_and(|at| at <= view.look.now)
     }
 
+    /// In SotW a client says only under which label it has what it has. Where that is
+    /// another than what an earlier process held, it keeps what it has, unanswered,
+    /// until the upstream has spoken (C-118, C-137).
+    pub(super) fn knows_better(&self, variant: Variant, of: &content::ServedType) -> bool {
+        let names = self.subscription.names();
+        let recalled = || self.subscription.wildcard() || names.look_up(&of.recalled).any(|(_, held)| held.is_some());
+        let differs = !self.version.is_empty() && *self.version != *of.label;
+        variant == Variant::Sotw && self.silent && of.recalled_set && differs && recalled()
+    }
+
     /// When the names that exist are stated without those of which the upstream
     /// has said nothing, although it answers: it may never say that they do not
     /// exist, and the others are not to wait for that (C-120). A wildcard waits so

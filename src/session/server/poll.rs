@@ -169,7 +169,8 @@ impl ServerSession {
             return None;
         }
         let waiting = self.types.iter().filter(|(type_url, state)| {
-            let cold = served.of(type_url).is_none_or(|held| held.tree.is_empty() && !held.complete);
+            let set = state.subscription.wildcard();
+            let cold = served.of(type_url).is_none_or(|held| !held.complete && (set || held.tree.is_empty()));
             let concerned = state.own.is_some() == private && !state.refused;
             cold && concerned && state.silent && !state.subscription.is_empty()
         });
@@ -226,6 +227,9 @@ impl ServerSession {
         if let Some(stated) = state.stated.take_if(|_| !state.subscription.wildcard() || of.complete) {
             let hold_until = look.now + look.settings.timing.foreign_version;
             state.held.resume(&stated, look.settings.trust, hold_until, &view);
+        }
+        if state.knows_better(look.variant, of) {
+            return;
         }
         let Some(reach) = others.reach(type_url, state, look, &view) else {
             state.wake_for_turn(look);

@@ -98,6 +98,7 @@ impl ServerSession {
         let state = self.types.entry(type_url.clone()).or_insert_with(|| TypeState::new(now, legacy, refused, store));
         state.dirty = true;
         if first {
+            state.version = ask.version_info.as_str().into();
             return HeardKind::First;
         }
         let old = breaks::on("C-046") && ask.error.is_none() && state.label.as_deref() != Some(&ask.version_info);

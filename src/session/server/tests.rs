@@ -330,3 +330,71 @@ fn a_wildcard_taken_up_again_forgets_no_removal() {
     assert!(said[0].ends_with("A1"), "{said:?}");
     assert!(said.last().unwrap().ends_with("-B"), "{said:?}");
 }
+
+impl Bench {
+    /// What is served another process held, and the upstream has not spoken.
+    fn recalled(&mut self, url: &str, yes: bool) {
+        let type_url = TypeUrl::new(url);
+        let of = self.served.of(&type_url).unwrap();
+        let recalled = if yes { of.tree.clone() } else { Tree::default() };
+        let of = ServedType { recalled, recalled_set: yes, ..ServedType::clone(of) };
+        self.served.types.insert(type_url, of.into());
+        self.session.offer(self.now, &Arc::new(self.served.clone()));
+    }
+}
+
+#[test]
+fn what_another_process_held_takes_nothing_and_replaces_nothing() {
+    let mut bench = Bench::new(Variant::Delta);
+    bench.world(CDS, "v1", &[("A", "1"), ("B", "1"), ("N", "1"), ("O", "absent")]);
+    bench.recalled(CDS, true);
+    let version = bench.served.of(&TypeUrl::new(CDS)).unwrap().tree.get("B").unwrap().id().version();
+    let newer = || "0".repeat(32);
+    let stated = [("A", newer()), ("B", version), ("O", newer()), ("X", newer()), ("Y", "1".into())];
+    bench.ask(CDS, "", delta(&[], &[], &stated));
+    assert_eq!(bench.said(), ["cds v1 N1"], "what it lacks it gets");
+    bench.ack(CDS, delta(&[], &[], &[]));
+    bench.pass(Duration::from_secs(600));
+    assert_eq!(bench.said(), Vec::<String>::new(), "C-118: the upstream has not spoken");
+    bench.recalled(CDS, false);
+    assert_eq!(bench.said(), ["cds v1 -O -X -Y A1"], "now it has");
+}
+
+#[test]
+fn names_that_another_process_held_wait_for_the_upstream() {
+    let mut bench = Bench::new(Variant::Delta);
+    bench.world(EDS, "v1", &[("A", "1"), ("B", "1")]);
+    bench.recalled(EDS, true);
+    bench.ask(EDS, "", delta(&["A", "B"], &[], &[("A", "0".repeat(32))]));
+    assert_eq!(bench.said(), ["eds v1 B1"]);
+    bench.ack(EDS, delta(&[], &[], &[]));
+    bench.pass(Duration::from_secs(600));
+    assert_eq!(bench.said(), Vec::<String>::new());
+    bench.recalled(EDS, false);
+    assert_eq!(bench.said(), ["eds v1 A1"]);
+}
+
+#[test]
+fn a_whole_set_of_another_process_waits_where_the_client_knows_better() {
+    for (stated, served) in [("", true), ("v1", true), ("v2", false)] {
+        for url in [CDS, EDS] {
+            let mut bench = Bench::new(Variant::Sotw);
+            bench.world(url, "v1", &[("A", "1")]);
+            bench.recalled(url, true);
+            let names = if url == EDS { vec!["A"] } else { vec![] };
+            let ask = Ask {
+                node: Some(Bytes::from_static(b"\x0a\x02n1")),
+                type_url: url.into(),
+                version_info: stated.into(),
+                change: list(&names),
+                ..Ask::default()
+            };
+            bench.session.handle_ask(bench.now, ask, &bench.store).unwrap();
+            assert_eq!(bench.said().len(), usize::from(served), "{url} {stated:?}");
+            bench.pass(Duration::from_secs(600));
+            assert_eq!(bench.said().len(), 0, "{url} {stated:?}");
+            bench.recalled(url, false);
+            assert_eq!(bench.said().len(), usize::from(!served), "{url} {stated:?}");
+        }
+    }
+}

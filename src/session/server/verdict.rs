@@ -139,6 +139,15 @@ impl<'a> View<'a> {
             && matches!(self.target(name), Target::Unknown)
     }
 
+    /// What is served under this name another process held, and the upstream has not
+    /// spoken of it: a client that states something else keeps that (C-118, C-137).
+    fn is_recalled(&self, name: &str) -> bool {
+        let recalled = &self.served.recalled;
+        !recalled.is_empty()
+            && (recalled.get(name).is_some()
+                || self.served.canonical(name).is_some_and(|name| recalled.get(name).is_some()))
+    }
+
     /// What `*`, or the glob over `name`, covers is known, so that what the tree lacks
     /// does not exist. Of a glob there is a word once the tree has a member of it, or
     /// says that there is none; while the upstream is away a member may be there for
@@ -154,7 +163,7 @@ impl<'a> View<'a> {
             let stated = |glob: &Name| Glob::parse(glob).is_some_and(|it| has_member(&it));
             let known = |glob: &&Name| {
                 let waits = self.served.awaited.contains(glob);
-                tree.get(glob).is_some() || live && !waits && stated(glob)
+                tree.get(glob).is_some() && !self.is_recalled(glob) || live && !waits && stated(glob)
             };
             self.subscription.globs().iter().filter(known).collect()
         });
@@ -180,12 +189,16 @@ impl<'a> View<'a> {
         if exception.until.is_some_and(|until| self.look.now < until) && !target.is_stated(&exception.has) {
             return Verdict::Keep;
         }
+        let stated = matches!(exception.has, Has::Unknown | Has::Stated(_));
+        if stated && !exception.mention && !target.is_stated(&exception.has) && self.is_recalled(name) {
+            return Verdict::Keep;
+        }
         if exception.mention {
             if !self.subscription.by_set(name) {
                 // What covered it was unsubscribed since.
                 return Verdict::InStep;
             }
-            let known = self.set_is_known(name) && !self.awaits_own(name);
+            let known = self.set_is_known(name) && !self.awaits_own(name) && !self.served.recalled_set;
             return match target {
                 Target::Present(entry) => Verdict::Send((*entry).clone()),
                 Target::Unknown if !known => Verdict::Keep,
@@ -236,7 +249,9 @@ impl<'a> View<'a> {
             (Has::Error(told), Target::Absent) if told.code != code::NOT_FOUND => Verdict::Remove,
             (_, Target::Absent | Target::Expired) => Verdict::InStep,
 
-            (Has::Unknown | Has::Stated(_), Target::Unknown) if vanished() => Verdict::Remove,
+            (Has::Unknown | Has::Stated(_), Target::Unknown) if vanished() && !self.served.recalled_set => {
+                Verdict::Remove
+            }
             (Has::Present(_), Target::Unknown) if vanished() => gone(),
             (Has::Absent, Target::Unknown) => Verdict::InStep,
             (Has::Nothing, Target::Unknown) if vanished() && !named() => Verdict::InStep,
