@@ -565,7 +565,7 @@ impl GroupHandle {
     pub fn report(&self) -> GroupReport {
         let inner = self.slot.lock();
         let report = inner.state().report(self.exchange.clock.now());
-        GroupReport { auth_stale: inner.credentials.is_stale(), restored: inner.restored, ..report }
+        GroupReport { auth_stale: inner.credentials.is_stale(), ..report }
     }
 
     /// Everything about one name; `None` where nobody ever wanted the type.

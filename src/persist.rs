@@ -469,19 +469,19 @@ impl Past for Persist {
         self.runtime.spawn(async move {
             let patience = me.clock.sleep_until(me.clock.now() + PATIENCE);
             let mut load = std::pin::pin!(me.load(group.key()));
-            let (kept, late) = tokio::select! {
-                kept = &mut load => (kept, false),
+            let kept = tokio::select! {
+                kept = &mut load => kept,
                 () = patience => {
-                    me.loading.fetch_sub(1, Relaxed);
                     me.metrics.restored("late");
                     tracing::warn!(group = %group.key(), "the disk is slow; the control plane is asked meanwhile");
                     group.fetching_takes_long();
-                    (load.await, true)
+                    load.await
                 }
             };
             let connected = me.around.get().is_some_and(|around| (around.connected)());
             group.fetched(kept, connected);
-            me.loading.fetch_sub(usize::from(!late), Relaxed);
+            // Not before: what it is read from stays until then.
+            me.loading.fetch_sub(1, Relaxed);
         });
     }
 }

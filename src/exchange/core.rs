@@ -20,6 +20,7 @@
 //! subscription that fetched it (C-145): no name of it outlives its interest.
 
 use super::commit::Committed;
+use super::keep::Kept;
 use super::kind::{GroupType, Scene};
 use super::refer::{References, assignment};
 use crate::breaks;
@@ -91,6 +92,10 @@ pub struct GroupState {
     pub(super) unkept: bool,
     /// A stream is about to be opened: what was put back waits so long for its word.
     pub(super) expected: Option<Moment>,
+    /// What came from disk when a stream stood.
+    pub(super) parked: Option<Box<Kept>>,
+    /// When it was put back.
+    pub(super) restored: Option<Moment>,
 }
 
 impl GroupState {
@@ -116,6 +121,8 @@ impl GroupState {
             numbers: Cell::default(),
             unkept: false,
             expected: None,
+            parked: None,
+            restored: None,
         }
     }
 
@@ -232,6 +239,7 @@ impl GroupState {
             kind.stream_ended(scene, heard);
             Vec::new()
         });
+        self.restore_parked(now);
     }
 
     /// An ask for something of the type was written upstream.
@@ -520,6 +528,7 @@ impl GroupState {
 
     /// Makes what was noted visible.
     pub(super) fn publish(&mut self, now: Moment) {
+        self.unpark(now);
         let upstream = self.reach(now);
         let trees =
             self.types.values().filter(|kind| kind.notes.serve).map(|kind| (kind.url.clone(), kind.tree.clone()));

@@ -18,6 +18,10 @@ use crate::content::{Changed, Tree};
 use crate::xds::{Kind, Moment, Name, TypeUrl};
 use std::time::Duration;
 
+/// What came too late stays on disk as it is for as long as the upstream has not spoken
+/// of all of it, or has answered for so long.
+const PARKED: Duration = Duration::from_secs(60);
+
 /// What is kept of a group. Trees are of one store.
 #[derive(Clone, Debug, Default)]
 pub struct Kept {
@@ -44,27 +48,57 @@ pub struct KeptType {
 }
 
 impl GroupState {
-    pub fn keep(&self, now: Moment) -> Kept {
+    /// `None` while what is on disk is more than what is held.
+    pub fn keep(&self, now: Moment) -> Option<Kept> {
+        if self.parked.is_some() {
+            return None;
+        }
         let held = self.types.values().filter(|kind| !kind.tree.is_empty() || kind.complete);
-        Kept { types: held.map(|kind| kind.keep(now, self.confirmed(kind, now))).collect() }
+        Some(Kept { types: held.map(|kind| kind.keep(now, self.confirmed(kind, now))).collect() })
     }
 
     /// Puts back what another process held: all of it at once. Where a connection to
     /// the upstream stands it waits for its word as what is wanted again does, else it
     /// is served. Nothing is put back under a stream that stands: it was not told what is
-    /// held, so that it would not say what is gone.
-    /// Says whether it was put back.
-    pub fn restore(&mut self, now: Moment, kept: Kept, connected: bool) -> bool {
-        if matches!(self.line, Line::Up { .. }) {
-            return false;
+    /// held, so that it would not say what is gone. Nor is it put beside what the upstream
+    /// said in this process. It waits then: it is put back should the stream end without a
+    /// word.
+    pub fn restore(&mut self, now: Moment, kept: Kept, connected: bool) {
+        if matches!(self.line, Line::Up { .. }) || self.knows_some() {
+            self.parked = Some(kept.into());
+            return self.unpark(now);
         }
         self.expected = connected.then(|| now + self.timing().reconfirm);
         for of in kept.types {
             let type_url = of.type_url.clone();
             self.quiet_step(now, &type_url, connected, |kind, scene| kind.restore(scene, of));
         }
+        self.restored = Some(now);
         self.publish(now);
-        true
+    }
+
+    fn knows_some(&self) -> bool {
+        self.types.values().any(|kind| kind.knows_some())
+    }
+
+    /// The stream ended: did it say anything?
+    pub(super) fn restore_parked(&mut self, now: Moment) {
+        if !self.knows_some()
+            && let Some(parked) = self.parked.take()
+        {
+            self.restore(now, *parked, false);
+        }
+    }
+
+    /// Gives up what waits, where the upstream has said as much.
+    pub(super) fn unpark(&mut self, now: Moment) {
+        let Some(parked) = &self.parked else { return };
+        let spoken = |of: &KeptType| self.types.get(&of.type_url).is_some_and(|kind| kind.knows_some());
+        let long = matches!(&self.line, Line::Up { opened, heard: Some(_), .. } if now.since(*opened) >= PARKED);
+        if long || parked.types.iter().all(spoken) {
+            self.parked = None;
+            self.unkept = true;
+        }
     }
 
     /// Is what is to be kept another since this was last called?
@@ -89,10 +123,11 @@ impl GroupType {
         }
     }
 
+    fn knows_some(&self) -> bool {
+        self.complete || !self.tree.is_empty()
+    }
+
     fn restore(&mut self, scene: &Scene<'_>, kept: KeptType) -> Vec<Changed> {
-        if !self.tree.is_empty() || self.complete || self.pulse.has_begun() {
-            return Vec::new();
-        }
         self.tree = kept.tree;
         self.versions = kept.versions;
         self.labels = Labels::of(kept.label);

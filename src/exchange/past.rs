@@ -96,26 +96,27 @@ impl Exchange {
 }
 
 impl GroupHandle {
-    /// What is to be kept of the group; `None` while it is being fetched.
+    /// What is to be kept of the group; `None` while it is being fetched, and while
+    /// what is on disk is more.
     pub fn keep(&self) -> Option<Kept> {
         let now = self.exchange.clock.now();
         let inner = self.slot.lock();
-        (!inner.fetching).then(|| inner.state().keep(now))
+        if inner.fetching || inner.late { None } else { inner.state().keep(now) }
     }
 
     /// It takes long: the upstream side sees the group from now on.
     pub fn fetching_takes_long(&self) {
-        self.act(|inner, _| inner.fetching = false);
+        self.act(|inner, _| (inner.fetching, inner.late) = (false, true));
     }
 
     /// What was known of it, if it could be had. `connected`: a connection to the upstream
-    /// stands, so that its word comes first. Where the group has a stream by now it changes
-    /// nothing.
+    /// stands, so that its word comes first. Where the group has a stream by now it waits for
+    /// the end of that.
     pub fn fetched(&self, kept: Option<Kept>, connected: bool) {
         self.act(|inner, now| {
-            inner.fetching = false;
-            if kept.is_some_and(|kept| inner.state_mut().restore(now, kept, connected)) {
-                inner.restored = Some(now);
+            (inner.fetching, inner.late) = (false, false);
+            if let Some(kept) = kept {
+                inner.state_mut().restore(now, kept, connected);
             }
         });
     }

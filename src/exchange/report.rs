@@ -130,7 +130,7 @@ impl GroupState {
             Line::Down { .. } => None,
         };
         let types = self.types.values().map(|kind| self.report_type(now, kind)).collect();
-        GroupReport { reach: self.served().upstream.clone(), stream, auth_stale: false, restored: None, types }
+        GroupReport { reach: self.served().upstream.clone(), stream, auth_stale: false, restored: self.restored, types }
     }
 
     fn report_type(&self, now: Moment, kind: &GroupType) -> TypeReport {

@@ -45,8 +45,8 @@ pub(crate) struct Inner {
     /// What an earlier process held is being fetched; until then the upstream side
     /// sees nothing of the group.
     pub(super) fetching: bool,
-    /// When it was put back.
-    pub(super) restored: Option<Moment>,
+    /// It takes so long that the upstream side does not wait any more.
+    pub(super) late: bool,
 }
 
 /// What is to be done without the lock.
@@ -90,7 +90,7 @@ impl Slot {
         let dirty = inner.dirty && !inner.fetching && !inner.queued;
         inner.dirty &= inner.fetching;
         inner.queued |= dirty;
-        let unkept = !inner.fetching && inner.state.take_unkept();
+        let unkept = !inner.fetching && !inner.late && inner.state.take_unkept();
         let synced = inner.state.is_synced(now);
         let calm = (synced != inner.synced).then_some(synced);
         inner.synced = synced;
@@ -117,7 +117,7 @@ impl Inner {
             timer: None,
             synced: false,
             fetching: false,
-            restored: None,
+            late: false,
         }
     }
 

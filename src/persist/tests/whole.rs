@@ -272,7 +272,65 @@ async fn what_comes_late_is_taken_unless_the_upstream_speaks() {
         member.group().fetched(kept, false);
         assert_eq!(has(&member.served(), "cds", "c1").is_some(), !stands);
         assert_eq!(member.group().report().restored.is_some(), !stands);
+        if stands {
+            assert!(member.group().keep().is_none(), "what is on disk is more");
+            member.group().stream_lost("it never answered".into());
+            assert!(has(&member.served(), "cds", "c1").is_some() && member.group().report().restored.is_some());
+            assert!(member.group().keep().is_some());
+        }
     }
+}
+
+/// What the upstream said and what another process held are never one state, neither in
+/// memory nor on disk.
+#[tokio::test]
+async fn what_comes_late_is_not_put_beside_what_the_upstream_said() {
+    let ram = Ram::default();
+    let (told, _) = before(&ram).await;
+    let exchange = Exchange::new(told.store.clone(), Timing::default(), Clock::manual());
+    let slow: Arc<dyn Past> = Arc::new(Slow);
+    exchange.keep(Arc::downgrade(&slow));
+    let (store, persist) = (told.store.clone(), told.persist.clone());
+    let process = Process { exchange, store, persist, clock: Clock::manual() };
+    let member = process.join("g");
+    let kept = told.exchange.group(&GroupKey::new("g")).unwrap().keep();
+    member.group().fetching_takes_long();
+    member.group().stream_opened("istiod:15012".into());
+    say(&process, &member, "cds", &[("c3", "three")], &[]);
+    assert!(member.group().keep().is_none(), "it is being read still");
+    member.group().stream_lost("reset".into());
+    member.group().fetched(kept, false);
+    let served = member.served();
+    assert!(has(&served, "cds", "c3").is_some() && has(&served, "cds", "c1").is_none());
+    assert!(has(&served, "eds", "e1").is_none());
+    assert!(member.group().keep().is_none(), "what is on disk is more");
+    member.group().stream_opened("istiod:15012".into());
+    say(&process, &member, "eds", &[("e3", "points")], &[]);
+    assert!(member.group().keep().is_some(), "now the upstream has spoken of all of it");
+}
+
+/// A herd comes back to a slow disk: who is late is read all the same.
+#[tokio::test]
+async fn what_is_late_is_read_after_a_state_was_written() {
+    let ram = Ram::default();
+    before(&ram).await;
+    let process = Process::start(&ram).await;
+    let busy = process.persist.room.clone().acquire_many_owned(AT_ONCE as u32).await.unwrap();
+    let member = process.join("g");
+    let key = async {
+        loop {
+            tokio::select! {
+                biased;
+                key = process.exchange.next_dirty() => return key,
+                () = tokio::task::yield_now() => process.clock.advance(Duration::from_millis(100)),
+            }
+        }
+    };
+    assert_eq!(key.await.as_str(), "g", "the upstream side goes on without");
+    process.save().await;
+    process.save().await;
+    drop(busy);
+    until("what was on disk", || has(&member.served(), "cds", "c1").is_some()).await;
 }
 
 #[tokio::test]
