@@ -25,7 +25,7 @@
 //! A change costs what it changes (the pieces of trees on its path, some 4 KiB, and new
 //! blobs) and one index, some 150 bytes for each type of each group. So an index of a
 //! thousand groups is 1 MB; it is written at most once a second, and not more often than
-//! that 2 MB/s are written. A group is read by its own roots: nothing is scanned at
+//! that 2 MB/s are written, or every five seconds. A group is read by its own roots: nothing is scanned at
 //! start but the index. An embedded database (redb, fjall) would have its own log,
 //! cache and recovery under the same promises, would write each blob twice, and
 //! could not keep the older generation whole when a page goes bad; what it gives in
@@ -80,6 +80,10 @@ type Wall = SystemTime;
 const GATHER: Duration = Duration::from_secs(1);
 /// Bytes a second, on average.
 const PACE: u64 = 2 << 20;
+/// … but no state waits longer for its turn than this.
+const PACE_MOST: Duration = Duration::from_secs(5);
+/// What was refused stays until the upstream was synced for so long.
+const ASIDE: Duration = Duration::from_secs(3600);
 /// What was found at start is checked and written anew after this, when sidecars that
 /// come back have been served.
 const SETTLE: Duration = Duration::from_secs(5);
@@ -292,7 +296,7 @@ impl Persist {
             match self.save(&exchange, all).await {
                 Ok(saved) => {
                     retry = RETRY;
-                    let pace = Duration::from_millis(saved.written * 1000 / PACE);
+                    let pace = Duration::from_millis(saved.written.saturating_mul(1000) / PACE).min(PACE_MOST);
                     self.clock.sleep_until(self.clock.now() + pace).await;
                 }
                 Err(()) => {
@@ -322,7 +326,8 @@ impl Persist {
     async fn save(&self, exchange: &Arc<Exchange>, all: bool) -> Result<Saved, ()> {
         let mut place = self.keeper.lock().await;
         let mut keeper = place.take().unwrap_or_else(|| Keeper::new(self.reading.clone(), self.settings.most));
-        let batch = self.batch(exchange, all || keeper.wants_all());
+        let forgotten = self.forgotten(exchange);
+        let batch = self.batch(exchange, all || keeper.wants_all(&self.refused()), &forgotten);
         lock(&self.report).saving = batch.groups.len();
         let reading = self.reading.clone();
         let rereads = self.holds() || self.unread.load(Relaxed);
@@ -340,6 +345,7 @@ impl Persist {
         lock(&self.report).saving = 0;
         match saved {
             Ok(saved) => {
+                lock(&self.unclaimed).retain(|key| !forgotten.contains(key));
                 self.saved(exchange, saved, library.and_then(Result::ok));
                 Ok(saved)
             }
@@ -350,15 +356,24 @@ impl Persist {
         }
     }
 
-    fn batch(&self, exchange: &Arc<Exchange>, all: bool) -> Batch {
+    /// Groups on disk that nobody came for.
+    fn forgotten(&self, exchange: &Exchange) -> HashSet<Arc<str>> {
+        let due = exchange.synced_for(self.clock.now()) >= self.settings.forget;
+        if due { lock(&self.unclaimed).clone() } else { HashSet::new() }
+    }
+
+    fn batch(&self, exchange: &Arc<Exchange>, all: bool, forgotten: &HashSet<Arc<str>>) -> Batch {
         let unkept = exchange.take_unkept();
         let now = self.clock.now();
         let refused = self.refused();
         let mut groups: Vec<(Arc<str>, Option<Kept>)> = Vec::new();
         let mut take = |group: &GroupHandle| {
             if let Some(mut kept) = group.keep() {
+                let held = !kept.types.is_empty();
                 kept.types.retain(|of| !refused.contains(&of.type_url));
-                groups.push((group.key().text().clone(), Some(kept)));
+                // All of it has become sensitive, or nothing is known of it yet.
+                let gone = held && kept.types.is_empty();
+                groups.push((group.key().text().clone(), (!gone).then_some(kept)));
             }
         };
         if all {
@@ -372,11 +387,9 @@ impl Persist {
                 None => gone.push((key.text().clone(), None)),
             }
         }
-        if exchange.synced_for(now) >= self.settings.forget {
-            gone.extend(lock(&self.unclaimed).drain().map(|key| (key, None)));
-        }
         groups.extend(gone);
-        Batch { groups, refused, synced: exchange.has_been_synced(), now: self.clock.wall() }
+        groups.extend(forgotten.iter().map(|key| (key.clone(), None)));
+        Batch { groups, refused, synced: exchange.synced_for(now) >= ASIDE, now: self.clock.wall() }
     }
 
     fn saved(&self, exchange: &Arc<Exchange>, saved: Saved, library: Option<Library>) {

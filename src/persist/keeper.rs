@@ -8,7 +8,7 @@
 //! A state is there when its index is: data, sync, index beside the old ones, sync,
 //! rename, sync of the directory. Two states of this generation stay, and of those before
 //! it the one that was read. What was refused stays until some group was synced with its
-//! upstream: until then nothing newer is known, and another program may read it.
+//! upstream for an hour: until then another program may come back and read it.
 
 use super::disk::{Disk, Lock};
 use super::index::{Group, Index, Type};
@@ -31,6 +31,8 @@ const SLACK: u64 = 16 << 20;
 const CLOSE: u64 = 2000;
 /// Groups that are named in the log, of those that cannot be read.
 const NAMED: usize = 10;
+/// Saves that fail before what cannot be read is given up.
+const UNREADABLE: u32 = 10;
 /// How much older a confirmation on disk may be than it is.
 const LAG: Duration = Duration::from_secs(300);
 
@@ -42,7 +44,7 @@ pub(super) struct Batch {
     pub(super) groups: Vec<(Arc<str>, Option<Kept>)>,
     /// Types that may not be written, and that are left out of what is copied.
     pub(super) refused: Vec<TypeUrl>,
-    /// Some group has been synced with its upstream.
+    /// Some group has been synced with its upstream for long.
     pub(super) synced: bool,
     pub(super) now: Wall,
 }
@@ -72,6 +74,8 @@ pub(super) struct Keeper {
     /// Of all files together.
     most: u64,
     current: Option<Current>,
+    /// Saves that failed, one after the other.
+    failures: u32,
 }
 
 #[derive(Debug)]
@@ -86,22 +90,29 @@ struct Current {
     /// The state from which it was begun, and those that were refused then.
     before: Option<Named>,
     aside: Vec<Named>,
+    /// Types that were left out of all of it.
+    refused: Vec<TypeUrl>,
 }
 
 impl Keeper {
     pub(super) fn new(reading: Reading, most: u64) -> Self {
-        Self { reading, lock: None, most, current: None }
+        Self { reading, lock: None, most, current: None, failures: 0 }
     }
 
     /// The next state is a new generation, so that it needs every group.
-    pub(super) fn wants_all(&self) -> bool {
-        self.current.as_ref().is_none_or(|current| current.sink.bytes() > 2 * current.first + SLACK)
+    pub(super) fn wants_all(&self, refused: &[TypeUrl]) -> bool {
+        self.current.as_ref().is_none_or(|current| {
+            // Beside what is there another must find room.
+            let most = (2 * current.first + SLACK).min(self.most / 2).max(current.first + current.first / 8);
+            current.sink.bytes() > most || refused.iter().any(|of| !current.refused.contains(of))
+        })
     }
 
     /// Makes `batch` the newest state. After an error nothing of it counts, and the
     /// keeper wants all.
     pub(super) fn save(&mut self, batch: Batch) -> Result<Saved, SaveError> {
         let saved = self.try_save(batch);
+        self.failures = if saved.is_ok() { 0 } else { self.failures.saturating_add(1) };
         if saved.is_err()
             && let Some(failed) = self.current.take()
             && failed.commit == 0
@@ -120,12 +131,20 @@ impl Keeper {
             self.lock = Some(self.reading.disk.lock()?);
         }
         let mut saved = Saved::default();
-        let changed = if self.wants_all() {
+        let changed = if self.wants_all(&batch.refused) {
             saved.anew = true;
             self.begin(&batch, &mut saved)?;
             true
         } else {
-            self.add(&batch)?
+            match self.add(&batch) {
+                // It is full of the past: what did not change is copied.
+                Err(SaveError::Full(_)) => {
+                    saved.anew = true;
+                    self.begin(&batch, &mut saved)?;
+                    true
+                }
+                added => added?,
+            }
         };
         let Some(current) = &mut self.current else { return Ok(saved) };
         if changed {
@@ -146,12 +165,16 @@ impl Keeper {
     fn begin(&mut self, batch: &Batch, saved: &mut Saved) -> Result<(), SaveError> {
         self.current = None;
         let library = Library::open(&self.reading)?;
+        if let Some(unread) = library.unread().filter(|_| self.failures < UNREADABLE) {
+            // It may be the newest.
+            return Err(std::io::Error::other(unread.to_owned()).into());
+        }
         let holds = |kept: &Option<Kept>| kept.as_ref().is_some_and(|kept| !kept.types.is_empty());
         if library.groups().next().is_none() && !batch.groups.iter().any(|(_, kept)| holds(kept)) {
             return Ok(());
         }
-        // The generation before stands beside it.
-        let room = self.most.saturating_sub(library.shelves.first().map_or(0, |shelf| shelf.len()));
+        let room = self.make_room(&library, batch.synced)?;
+        let secret = library.shelves.iter().any(|shelf| shelf.has_any(&batch.refused));
         let sink = Sink::create(&*self.reading.disk, library.newest + 1, self.reading.key.as_ref(), room)?;
         let current = self.current.insert(Current {
             sink,
@@ -159,7 +182,9 @@ impl Keeper {
             groups: BTreeMap::new(),
             first: 0,
             last: 0,
-            before: library.shelves.first().map(|shelf| shelf.named),
+            // What has become sensitive does not stay in the clear.
+            before: library.shelves.first().map(|shelf| shelf.named).filter(|_| !secret),
+            refused: batch.refused.clone(),
             aside: library.aside.iter().map(|aside| aside.named).collect(),
         });
         for (key, kept) in &batch.groups {
@@ -171,11 +196,34 @@ impl Keeper {
         let gone: std::collections::HashSet<_> = gone.collect();
         for key in library.groups().filter(|key| !gone.contains(key)) {
             if !current.groups.contains_key(key) {
-                current.copy(&library, key, &batch.refused, saved)?;
+                current.copy(&library, key, batch, self.failures >= UNREADABLE, saved)?;
             }
         }
         current.first = current.sink.bytes();
         Ok(())
+    }
+
+    /// Says how much may be written beside what is on disk: half of all, so that the next
+    /// one has room too. Where it is not there, what is older than the newest state goes first.
+    fn make_room(&self, library: &Library, synced: bool) -> std::io::Result<u64> {
+        let mut taken = library.bytes;
+        if taken > self.most / 2 {
+            let newest = library.shelves.first().map(|shelf| shelf.named.generation);
+            let aside: Vec<u64> =
+                library.aside.iter().filter(|_| !synced).map(|aside| aside.named.generation).collect();
+            for (name, bytes) in self.reading.disk.list()? {
+                let generation = match names::read(&name) {
+                    Some(File::Data(generation) | File::Index(Named { generation, .. })) => generation,
+                    Some(File::Temporary) => 0,
+                    None => continue,
+                };
+                if Some(generation) != newest && !aside.contains(&generation) {
+                    self.reading.disk.remove(&name)?;
+                    taken = taken.saturating_sub(bytes);
+                }
+            }
+        }
+        Ok(self.most.saturating_sub(taken).min(self.most / 2))
     }
 
     /// Adds what changed; says whether anything did.
@@ -240,16 +288,23 @@ impl Current {
         })
     }
 
-    /// Copies a group from the newest state of which it can be read.
+    /// Copies a group from the newest state that has it whole. A disk that cannot be read
+    /// just now makes no older state the newest: that is tried again, unless it was
+    /// tried often enough (`anyway`).
     fn copy(
         &mut self,
         library: &Library,
         key: &Arc<str>,
-        refused: &[TypeUrl],
+        batch: &Batch,
+        anyway: bool,
         saved: &mut Saved,
     ) -> Result<(), SaveError> {
         let mut failed = None;
-        let copied = library.first(key, |shelf| match self.copy_group(shelf, key, refused) {
+        let copied = library.first(key, |shelf| match self.copy_group(shelf, key, &batch.refused) {
+            Ok(Err(Bad::Unreadable(error))) if !anyway => {
+                failed.get_or_insert(SaveError::Io(error));
+                Err(Bad::Content("the copy"))
+            }
             Ok(copied) => copied,
             Err(error) => {
                 failed = Some(error);

@@ -75,6 +75,11 @@ impl Library {
         Ok(library)
     }
 
+    /// What is there and cannot be read just now.
+    pub(super) fn unread(&self) -> Option<&str> {
+        Some(&self.aside.iter().find(|aside| aside.reason == "unreadable")?.text)
+    }
+
     /// Groups of the newest state.
     pub(super) fn groups(&self) -> impl Iterator<Item = &Arc<str>> {
         self.shelves.first().into_iter().flat_map(|shelf| shelf.index.groups.keys())

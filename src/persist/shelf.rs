@@ -70,13 +70,15 @@ impl Shelf {
         Ok(Self { named, index, data, seal, len, leaves: Mutex::default() })
     }
 
-    /// Bytes of its data file.
-    pub(super) fn len(&self) -> u64 {
-        self.len
-    }
-
     pub(super) fn group(&self, key: &str) -> Option<&Group> {
         self.index.groups.get(key)
+    }
+
+    /// Does any group hold anything of one of these types?
+    pub(super) fn has_any(&self, types: &[TypeUrl]) -> bool {
+        let held = |group: &Group| Type::decode(&group.types).unwrap_or_default();
+        let is = |of: &Type| types.iter().any(|url| url.as_str() == of.type_url);
+        self.index.groups.values().any(|group| held(group).iter().any(is))
     }
 
     /// What is kept of `group`.

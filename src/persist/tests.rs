@@ -290,6 +290,60 @@ fn what_became_sensitive_is_not_copied() {
     keeper(&ram).save(Batch { refused, ..batch(&store, &State::new()) }).unwrap();
     let found = load(&ram, &store, "a").unwrap();
     assert_eq!(found.types.iter().map(|of| of.type_url.short()).collect::<Vec<_>>(), ["cds"]);
+    assert!(!ram.files().iter().any(|name| name.starts_with("00000001")), "{:?}", ram.files());
+    // And in the midst of a process.
+    let (mut keeper, store) = (keeper(&ram), Store::new());
+    save(&mut keeper, &store, &one).unwrap();
+    let refused = vec![TypeUrl::from_short("cds").unwrap()];
+    assert!(keeper.wants_all(&refused));
+    let groups = one.keys().map(|key| ((*key).into(), None)).collect();
+    keeper.save(Batch { refused, groups, ..batch(&store, &State::new()) }).unwrap();
+    assert!(load(&ram, &store, "a").is_none() && !ram.has(b"one of name 1"));
+}
+
+/// Whatever changes, half of the room is enough for what is held.
+#[test]
+fn what_is_of_the_past_takes_no_room_from_what_is_held() {
+    let (ram, store) = (Ram::default(), Store::new());
+    let big = "x".repeat(2000);
+    let state =
+        |round: usize| State::from([("a", names(20, &format!("{round}{big}"), "one")), ("b", names(9, "one", "two"))]);
+    let one = save(&mut keeper(&Ram::default()), &store, &state(0)).unwrap().bytes;
+    let most = 2 * one + one / 4;
+    let mut keeper = Keeper::new(reading(&ram), most);
+    for round in 0..20 {
+        save(&mut keeper, &store, &state(round)).unwrap();
+        assert_eq!(which(&ram, &store, "a", &[&state(round)]), Some(0));
+        // A change of a part: the rest is copied where there is no room.
+        let part = Batch {
+            groups: vec![("b".into(), Some(kept(&store, &names(9, "two", "two"))))],
+            ..batch(&store, &State::new())
+        };
+        keeper.save(part).unwrap();
+        assert_eq!(which(&ram, &store, "a", &[&state(round)]), Some(0));
+        let bytes: usize = ram.files().iter().map(|name| ram.read(name).len()).sum();
+        assert!(bytes as u64 <= most + 4000, "{bytes} of {most}: {:?}", ram.files());
+    }
+}
+
+/// A read that fails is tried again: it makes no older state the newest.
+#[test]
+fn a_read_that_fails_does_not_bring_an_older_state_back() {
+    let (one, other) = states();
+    let (ram, store) = (Ram::default(), Store::new());
+    save(&mut keeper(&ram), &store, &one).unwrap();
+    save(&mut keeper(&ram), &store, &other).unwrap();
+    let mut failures = 0;
+    for step in 0..60 {
+        let ram = ram.crashed(true);
+        let mut keeper = keeper(&ram);
+        ram.fail_after(step, ErrorKind::Other);
+        failures += usize::from(save(&mut keeper, &store, &State::new()).is_err());
+        assert!(which(&ram, &store, "a", &[&other]).is_some(), "step {step}");
+        save(&mut keeper, &store, &State::new()).unwrap();
+        assert!(which(&ram, &store, "a", &[&other]).is_some(), "step {step}");
+    }
+    assert!(failures > 10, "{failures}");
 }
 
 /// Files of a program that was released are read as long as the format has its number.
