@@ -197,6 +197,7 @@ async fn persist(
         key: asked.key_file.as_deref().map(persist::Key::read).transpose()?,
         cluster: asked.cluster.clone(),
         upstreams: config.upstream.endpoints.iter().map(|it| format!("{}:{}", it.host, it.port)).collect(),
+        rules: config.rules.fingerprint(),
         sensitive: config.rules.sensitive().to_vec(),
         forget: timing.group_forget,
     };

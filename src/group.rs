@@ -276,6 +276,13 @@ impl Rules {
         self.secrets
     }
 
+    /// Another text where keys mean something else, or groups present another node.
+    pub fn fingerprint(&self) -> String {
+        let Self { by_identity, grouping, secrets, shared_id, shared_metadata, .. } = self;
+        let all = format!("{by_identity} {grouping:?} {secrets:?} {shared_id:?} {shared_metadata:?}");
+        blake3::hash(all.as_bytes()).to_hex().to_string()
+    }
+
     pub fn grouping(&self) -> &Grouping {
         &self.grouping
     }

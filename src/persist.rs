@@ -111,6 +111,8 @@ pub struct Settings {
     /// Whose state it is: a state of another cluster or control plane is refused.
     pub cluster: String,
     pub upstreams: Vec<String>,
+    /// What keys of groups mean: those of other rules are other groups.
+    pub rules: String,
     /// Types that are not written, beside those that never are.
     pub sensitive: Vec<TypeUrl>,
     /// What is on disk of groups to which nobody comes is given up after this long of
@@ -187,7 +189,11 @@ impl Persist {
         clock: Clock,
         metrics: Metrics,
     ) -> Arc<Self> {
-        let owner = Owner { cluster: settings.cluster.clone(), upstreams: settings.upstreams.clone() };
+        let owner = Owner {
+            cluster: settings.cluster.clone(),
+            upstreams: settings.upstreams.clone(),
+            rules: settings.rules.clone(),
+        };
         let reading = Reading { disk, key: settings.key.clone(), owner, largest: settings.most };
         let look = {
             let reading = reading.clone();

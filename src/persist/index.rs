@@ -28,6 +28,8 @@ const DATA: &[u8; 8] = b"OUTP-DAT";
 /// Of a head.
 pub(super) const HEAD: usize = 8 + 2 + 1 + SALT;
 const SUM: usize = 32;
+/// Tag of a part.
+const RULES: &[u8] = b"rules";
 
 /// Whose state it is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -35,13 +37,16 @@ pub(super) struct Owner {
     pub(super) cluster: String,
     /// Addresses of the control plane.
     pub(super) upstreams: Vec<String>,
+    /// What keys of groups mean; empty where that is not known.
+    pub(super) rules: String,
 }
 
 impl Owner {
     /// Is what `other` kept ours? One common address is enough: addresses are added and
     /// taken away while the control plane stays.
     fn accepts(&self, other: &Self) -> bool {
-        self.cluster == other.cluster && self.upstreams.iter().any(|address| other.upstreams.contains(address))
+        let rules = self.rules == other.rules || other.rules.is_empty();
+        rules && self.cluster == other.cluster && self.upstreams.iter().any(|address| other.upstreams.contains(address))
     }
 }
 
@@ -187,8 +192,12 @@ impl Index {
             body.number(group.confirmed.len() as u64);
             group.confirmed.iter().for_each(|at| body.number(*at));
         }
-        // Parts that a later program may add.
-        body.number(0);
+        // Parts that a later program may add to.
+        body.number(u64::from(!self.owner.rules.is_empty()));
+        if !self.owner.rules.is_empty() {
+            body.bytes(RULES);
+            body.bytes(self.owner.rules.as_bytes());
+        }
         let seal = Seal::of(key, salt);
         seal.close(HEAD as u64, &mut body);
         let mut file = head(INDEX, key.is_some(), salt);
@@ -220,7 +229,7 @@ impl Index {
         let upstreams = (0..count).map(|_| reader.text().map(str::to_owned)).collect::<Result<_, _>>()?;
         let written = reader.number()?;
         let count = reader.count()?;
-        let mut groups = BTreeMap::new();
+        let (mut groups, mut rules) = (BTreeMap::new(), String::new());
         for _ in 0..count {
             let name = reader.text()?.into();
             let types = body.slice_ref(reader.bytes()?);
@@ -229,17 +238,22 @@ impl Index {
             groups.insert(name, Group { types, confirmed });
         }
         for _ in 0..reader.count()? {
-            reader.text()?;
-            reader.bytes()?;
+            let (tag, part) = (reader.bytes()?, reader.bytes()?);
+            if tag == RULES {
+                rules = String::from_utf8_lossy(part).into_owned();
+            }
         }
         reader.end()?;
-        Ok(Self { owner: Owner { cluster, upstreams }, written, groups })
+        Ok(Self { owner: Owner { cluster, upstreams, rules }, written, groups })
     }
 }
 
 fn foreign(theirs: &Owner, ours: &Owner) -> String {
     if theirs.cluster != ours.cluster {
         return format!("cluster {:?}, and this is {:?}", theirs.cluster, ours.cluster);
+    }
+    if theirs.upstreams.iter().any(|address| ours.upstreams.contains(address)) {
+        return "other rules of groups (--group, --secrets and what shared groups present)".into();
     }
     format!("the control plane at {}, and this one is at {}", theirs.upstreams.join(", "), ours.upstreams.join(", "))
 }
@@ -286,7 +300,11 @@ mod tests {
     use proptest::prelude::*;
 
     fn owner(upstreams: &[&str]) -> Owner {
-        Owner { cluster: "edge".into(), upstreams: upstreams.iter().map(|it| (*it).to_owned()).collect() }
+        Owner {
+            cluster: "edge".into(),
+            upstreams: upstreams.iter().map(|it| (*it).to_owned()).collect(),
+            rules: "per node".into(),
+        }
     }
 
     fn index() -> Index {
@@ -329,6 +347,7 @@ mod tests {
         let table = [
             (None, None, owner(&["c:1"]), "foreign"),
             (None, None, Owner { cluster: "other".into(), ..ours.clone() }, "foreign"),
+            (None, None, Owner { rules: "all".into(), ..ours.clone() }, "foreign"),
             (Some(&one), None, ours.clone(), "no_key"),
             (Some(&one), Some(&other), ours.clone(), "wrong_key"),
             (None, Some(&one), ours.clone(), "plain"),

@@ -19,7 +19,7 @@ use std::io::ErrorKind;
 const MOST: u64 = 1 << 30;
 
 fn reading(ram: &Ram) -> Reading {
-    let owner = Owner { cluster: "edge".into(), upstreams: vec!["istiod:15012".into()] };
+    let owner = Owner { cluster: "edge".into(), upstreams: vec!["istiod:15012".into()], rules: String::new() };
     Reading { disk: Arc::new(ram.clone()), key: None, owner, largest: MOST }
 }
 

@@ -24,6 +24,7 @@ fn settings() -> Settings {
         key: None,
         cluster: "edge".into(),
         upstreams: vec!["istiod:15012".into()],
+        rules: String::new(),
         sensitive: vec![TypeUrl::from_short("rtds").unwrap()],
         forget: Timing::default().group_forget,
     }
@@ -306,7 +307,7 @@ async fn what_comes_late_is_not_put_beside_what_the_upstream_said() {
     assert!(has(&served, "eds", "e1").is_none());
     assert!(member.group().keep().is_none(), "what is on disk is more");
     member.group().stream_opened("istiod:15012".into());
-    say(&process, &member, "eds", &[("e3", "points")], &[]);
+    say(&process, &member, "eds", &[("e1", "others")], &[]);
     assert!(member.group().keep().is_some(), "now the upstream has spoken of all of it");
 }
 
