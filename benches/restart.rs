@@ -60,6 +60,7 @@ async fn write(directory: &Path, groups: usize) {
         key: None,
         cluster: String::new(),
         upstreams: vec![UPSTREAM.into()],
+        rules: String::new(),
         sensitive: Vec::new(),
         forget: Duration::MAX,
     };
