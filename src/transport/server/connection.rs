@@ -25,6 +25,9 @@ use std::task::Poll;
 use std::time::Duration;
 use tokio::sync::watch;
 
+/// Encrypted bytes held for a peer that does not read.
+const TLS_BUFFER: usize = 128 << 10;
+
 /// What is written at the very end gets this long to leave.
 const LAST_FLUSH: Duration = Duration::from_secs(1);
 
@@ -67,7 +70,10 @@ async fn secure<H>(
     let shake = async {
         let _one_of_few = shared.handshakes.acquire().await;
         let began = shared.clock.wall();
-        tls.acceptor().accept(socket).await.map(|socket| (socket, began))
+        let mut socket = tls.acceptor().accept(socket).await?;
+        // A message of 64 KiB goes out at once, with what TLS adds.
+        socket.get_mut().1.set_buffer_limit(Some(TLS_BUFFER));
+        Ok((socket, began))
     };
     let (socket, began) = within(&shared.clock, shared.settings.handshake_timeout, shake)
         .await
