@@ -201,6 +201,10 @@ pub fn run(options: &Options) -> Result<(), BenchError> {
     }
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let results = bench.results;
+    let rows = results.rows();
+    if rows.is_empty() {
+        return failed.map_or(Ok(()), Err);
+    }
     let document = Document {
         version: results::VERSION,
         machine,
@@ -211,7 +215,7 @@ pub fn run(options: &Options) -> Result<(), BenchError> {
         arguments: std::env::args().skip(1).collect(),
         started: since.as_secs().saturating_sub(started.elapsed().as_secs()),
         seconds: started.elapsed().as_secs_f64(),
-        results: results.rows(),
+        results: rows,
         charts: results.charts,
         notes: notes(results.notes),
     };
