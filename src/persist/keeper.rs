@@ -338,17 +338,14 @@ impl Current {
         refused: &[TypeUrl],
     ) -> Result<Result<Group, Bad>, SaveError> {
         let Some(held) = shelf.group(key) else { return Ok(Err(Bad::Content("the index"))) };
-        let mut types = match Type::decode(&held.types) {
+        let types = match Type::decode(&held.types) {
             Ok(types) => types,
             Err(malformed) => return Ok(Err(malformed.into())),
         };
-        let mut confirmed = held.confirmed.clone();
-        confirmed.resize(types.len(), 0);
-        let kept: Vec<_> = types.iter().map(|of| refused.iter().all(|url| url.as_str() != of.type_url)).collect();
-        let mut keep = kept.iter();
-        confirmed.retain(|_| keep.next().copied().unwrap_or_default());
-        let mut keep = kept.iter();
-        types.retain(|_| keep.next().copied().unwrap_or_default());
+        let confirmed = held.confirmed.iter().copied().chain(std::iter::repeat(0));
+        let may_be = |of: &Type| refused.iter().all(|url| url.as_str() != of.type_url);
+        let (mut types, confirmed): (Vec<_>, Vec<_>) =
+            types.into_iter().zip(confirmed).filter(|(of, _)| may_be(of)).unzip();
         for of in &mut types {
             for link in of.tree.iter_mut().chain(&mut of.versions) {
                 match self.sink.copy(shelf, link, 0)? {

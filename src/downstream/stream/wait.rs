@@ -38,7 +38,8 @@ impl Stream<'_> {
         poll_fn(|cx| self.poll_event(cx)).await
     }
 
-    /// No peer can keep what is looked at first from being ready no more.
+    /// Messages come last: a peer may have one ready at any time, and the rest is not to
+    /// wait for that.
     fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
         let open = self.closing.is_none();
         let (own, ends, alarm) = (&mut self.own, &mut self.ends, &mut self.alarm);
